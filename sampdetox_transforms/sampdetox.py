@@ -1,0 +1,135 @@
+"""SampDetox, Algorithm 1 of the paper: a global stage, a map of what it changed, a local stage.
+
+Pure functions on (b, c, h, w) tensors in [-1, 1]. Yang et al., "SampDetox: Black-box Backdoor Defense via
+Perturbation-based Sample Detoxification", NeurIPS 2024, sections 4.3 to 4.5.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sampdetox_transforms.noise import fresh_noise, subset
+from sampdetox_transforms.samplers import Denoiser, Noise, Step, ddim_step, denoise, grid
+from sampdetox_transforms.schedule import Schedule
+from sampdetox_transforms.ssim import minmax, squared_error_map
+
+Map = Callable[[Tensor, Tensor], Float[Tensor, "b 1 h w"]]
+
+
+@dataclass(frozen=True)
+class Purified:
+    """What ``purify`` did.
+
+    Attributes:
+        image: (b, c, h, w) in [-1, 1], the result.
+        stage1: (b, c, h, w) in [-1, 1], the image after the global stage.
+        ssim_map: (b, 1, h, w), float64, how much the global stage changed each pixel, before normalisation.
+        timestep_map: (b, 1, h, w), float64, the noise level in [0, t2] that each pixel got in the local stage.
+        network_calls: (b,), how often each image went through the network.
+        sigma1: noise std of the global stage, beside an image in [-1, 1]; times 127.5 in grey levels.
+        sigma2: noise std of a pixel at level t2 in the local stage.
+    """
+
+    image: Float[Tensor, "b c h w"]
+    stage1: Float[Tensor, "b c h w"]
+    ssim_map: Float[Tensor, "b 1 h w"]
+    timestep_map: Float[Tensor, "b 1 h w"]
+    network_calls: Int[Tensor, " b"]
+    sigma1: float
+    sigma2: float
+
+
+def purify(
+    x0: Float[Tensor, "b c h w"],
+    denoiser: Denoiser,
+    schedule: Schedule,
+    *,
+    t1: float = 20,
+    t2: float = 120,
+    stride: float = 20,
+    step: Step = ddim_step,
+    dissimilarity: Map = squared_error_map,
+    normalise: Callable[[Tensor], Tensor] = minmax,
+    noise: Noise = fresh_noise,
+) -> Purified:
+    """Algorithm 1. Images in [-1, 1] in, images in [-1, 1] out; differentiable when gradients are on.
+
+    Args:
+        x0: suspected images in [-1, 1].
+        denoiser: predicts the noise in (x_t, t), t = level - 1 of ``schedule``, shape (b,).
+        schedule: the noise schedule that the levels refer to.
+        t1: level of the global stage.
+        t2: highest level of the local stage.
+        stride: levels between two network calls; 1 is the paper's DDPM, 20 its DDIM (appendix A.3).
+        step: ``ddim_step`` or ``ddpm_step``, options bound with ``functools.partial``.
+        dissimilarity: map of how much the restored image differs from the image, 0 where it does not.
+        normalise: takes that map to [0, 1].
+        noise: draws standard normal noise shaped like its argument.
+    """
+    stage1 = global_stage(x0, denoiser, schedule, grid(t1, stride), step, noise)  # lines 1-6
+    ssim_map = dissimilarity(x0, stage1)  # line 7
+    timestep_map = t2 * normalise(ssim_map)  # lines 8-9
+    image = local_stage(stage1, timestep_map, denoiser, schedule, grid(t2, stride), step, noise)  # lines 10-21
+    moved = timestep_map.amax(dim=(1, 2, 3)) > 0
+    calls = len(grid(t1, stride)) - 1 + moved * (len(grid(t2, stride)) - 1)
+    sigma1, sigma2 = float(schedule.sigma(t1)), float(schedule.sigma(t2))
+    return Purified(image, stage1, ssim_map, timestep_map, calls, sigma1, sigma2)
+
+
+def global_stage(
+    x0: Float[Tensor, "b c h w"],
+    denoiser: Denoiser,
+    schedule: Schedule,
+    levels: list[float],
+    step: Step,
+    noise: Noise,
+) -> Float[Tensor, "b c h w"]:
+    """Stage 1, lines 1 to 6: noise the whole image to the first level of the grid and denoise it to 0."""
+    if levels[0] == 0:
+        return x0
+    x_t = schedule.add_noise(x0, levels[0], noise(x0))
+    return denoise(x_t, denoiser, schedule, levels, step, noise).clamp(-1, 1)
+
+
+def local_stage(
+    stage1: Float[Tensor, "b c h w"],
+    timestep_map: Float[Tensor, "b 1 h w"],
+    denoiser: Denoiser,
+    schedule: Schedule,
+    levels: list[float],
+    step: Step,
+    noise: Noise,
+) -> Float[Tensor, "b c h w"]:
+    """Stage 2, lines 10 to 21: noise each pixel to its own level and denoise only it.
+
+    Images whose map is 0 everywhere cost nothing; finding them is the one host read of the method.
+    """
+    active = timestep_map.detach().amax(dim=(1, 2, 3)) > 0
+    if not active.any():
+        return stage1
+    every = bool(active.all())
+    x, level = (stage1, timestep_map) if every else (stage1[active], timestep_map[active])
+    noise = noise if every else subset(noise, active)
+    x_t = schedule.add_noise(x, level, noise(x))
+    x = denoise(x_t, denoiser, schedule, levels, step, noise, timestep_map=level)
+    x = torch.where(level > 0, x.clamp(-1, 1), x)
+    return x if every else stage1.index_put((active,), x)
+
+
+def on_schedule(denoiser: Denoiser, trained_on: Schedule, schedule: Schedule) -> Denoiser:
+    """Run a network on levels of another schedule than the one it was trained on.
+
+    The network gets the fractional timestep with the same alphas_cumprod; levels below its own level 1 use level 1.
+    """
+    if trained_on == schedule:
+        return denoiser
+    return partial(_matched, denoiser, trained_on, schedule)
+
+
+def _matched(denoiser: Denoiser, trained_on: Schedule, schedule: Schedule, x_t: Tensor, t: Tensor) -> Tensor:
+    level = schedule.convert(t.double() + 1, to=trained_on).clamp(min=1)
+    return denoiser(x_t, (level - 1).float())

@@ -1,0 +1,468 @@
+"""The public classes: ``SampDetox``, a transform, and ``DetoxWrapper``, a classifier with the transform before it.
+
+Everything about input kinds, value ranges, devices and seeds is here; the method itself is in ``sampdetox.py``.
+"""
+
+import copy
+import multiprocessing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import PIL.Image
+import torch
+from torch import Tensor, nn
+from torch.utils.data import get_worker_info
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
+
+from sampdetox_transforms.checkpoints import DetoxWeights, load_denoiser
+from sampdetox_transforms.noise import SeededNoise, fresh_noise
+from sampdetox_transforms.presets import Preset, get_preset
+from sampdetox_transforms.sampdetox import Purified, on_schedule
+from sampdetox_transforms.schedule import Schedule
+
+IMAGE_TYPES = (PIL.Image.Image, tv_tensors.Image, tv_tensors.Video)
+PIL_MODES = ("L", "RGB")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What was done to an image or a batch, from ``SampDetox.explain``; leading dimensions are the input's.
+
+    Attributes:
+        image, stage1: the result, and the image after the global stage, in the input's own type and range.
+        ssim_map: (..., 1, h, w), how much the global stage changed each pixel, before normalisation.
+        timestep_map: (..., 1, h, w), the noise level in [0, t2] of each pixel in the local stage.
+        sigma_map: (..., 1, h, w), the same as noise std beside an image in [-1, 1]; times 127.5 in grey levels.
+        network_calls: (...), how often each image went through the network.
+        sigma1, sigma2: noise std of the global stage, and the local stage's at level t2, in the same unit.
+    """
+
+    image: Any
+    stage1: Any
+    ssim_map: Tensor
+    timestep_map: Tensor
+    sigma_map: Tensor
+    network_calls: Tensor
+    sigma1: float
+    sigma2: float
+
+
+class SampDetox(v2.Transform):
+    """Take backdoor triggers out of images (SampDetox, NeurIPS 2024, Algorithm 1), without access to a classifier.
+
+    Takes PIL images (L or RGB), ``tv_tensors.Image`` and ``Video``, and tensors: uint8, or float in [0, 1], of shape
+    (c, h, w) or (n, c, h, w) or with more leading dimensions, c = 1 or 3, any height and width. The result has the
+    type, dtype, device and value range of the input. In a sample of several things, torchvision's rule holds: all
+    explicit images are purified, or else the first pure tensor; labels, masks and boxes pass through.
+
+    Args:
+        weights: a ``DetoxWeights`` member or its name ("bundled" needs no network), ``"user/repo[@revision]"`` on the
+            Hub, a folder in diffusers' format, a (network, schedule) pair, or a ``Denoiser``.
+        t1: noise level of the global stage (faint triggers); the paper's is 20.
+        t2: highest noise level of the local stage (visible triggers); the paper's is 120.
+        sampler: "ddim" or "ddpm".
+        stride: levels between two network calls; 20 is the paper's speed-up pace. DDPM walks every level: give 1.
+        eta: DDIM's stochasticity in [0, 1].
+        schedule: what the levels mean: "linear", "scaled_linear", "cosine", or None for the network's own schedule.
+        map, window, data_range, direction, normalisation, scale, variance_type: see ``Preset``.
+        preset: a name ("ddim", "paper", "paper-linear", "authors-code") or a ``Preset``, in place of all of the above
+            from ``t1`` on.
+        mean, std: undo a normalisation before, and redo it after; for a transform placed behind ``Normalize``.
+        device: where to compute. None: where the module is (``.to`` moves it), or on the input's accelerator.
+        dtype: what the network computes in; None for float32. bfloat16 is faster on hardware that has it.
+        batch_size: how many images go through the network at once; None for 64.
+        seed: None draws fresh noise at each call. With a seed, an image's noise depends on the seed and the image
+            alone, so that its result is the same in any batch or order (within 1e-4 in float32).
+        cache_dir, local_files_only, token: passed on to huggingface_hub.
+
+    Raises:
+        ValueError: a level that the checkpoint does not know, an unknown name, a setting out of range.
+        OSError: weights that cannot be downloaded or read (``DownloadError``, ``WeightsFileError``).
+        In a call: ValueError for images out of range, holding NaN or of another channel count; TypeError for a
+        sample without an image and for dtypes that are not images'.
+    """
+
+    def __init__(
+        self,
+        weights: Any = DetoxWeights.DEFAULT,
+        *,
+        t1: float = 20,
+        t2: float = 120,
+        sampler: str = "ddim",
+        stride: float = 20,
+        eta: float = 0.0,
+        schedule: str | None = None,
+        map: str = "squared_error",
+        window: str = "uniform",
+        data_range: float = 1.0,
+        direction: str = "dissimilarity",
+        normalisation: str = "minmax",
+        scale: float = 1.0,
+        variance_type: str = "fixed_small",
+        preset: str | Preset | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        batch_size: int | None = None,
+        seed: int | None = None,
+        cache_dir: str | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+    ):
+        super().__init__()
+        given = Preset(
+            schedule=schedule,
+            t1=t1,
+            t2=t2,
+            sampler=sampler,
+            stride=stride,
+            eta=eta,
+            map=map,
+            window=window,
+            data_range=data_range,
+            direction=direction,
+            normalisation=normalisation,
+            scale=scale,
+            variance_type=variance_type,
+        )
+        self.settings = _choose(given, preset)
+        self.mean, self.std = check_normalisation(mean, std)
+        if batch_size is not None and (isinstance(batch_size, bool) or batch_size < 1):
+            raise ValueError(f"batch_size must be 1 or more, got {batch_size}. Leave it out for 64.")
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+            raise TypeError(f"seed must be a whole number or None, got {seed!r}. None draws fresh noise each call.")
+        if dtype is not None and not dtype.is_floating_point:
+            raise ValueError(f"dtype must be a floating-point dtype, got {dtype}. torch.bfloat16 is the fast one.")
+        self.batch_size, self.seed = batch_size or 64, seed
+        target = check_device(device)
+        self.denoiser = load_denoiser(
+            weights, cache_dir=cache_dir, local_files_only=local_files_only, token=token
+        ).set_precision(dtype)
+        name = self.settings.schedule
+        self.schedule = self.denoiser.schedule if name is None else Schedule.named(name)
+        self._check_levels()
+        if target is not None:
+            self.to(target)
+        self._device = target
+
+    def __repr__(self) -> str:
+        s = self.settings
+        text = f"weights={self.denoiser.source!r}, t1={s.t1}, t2={s.t2}, sampler={s.sampler!r}, stride={s.stride}"
+        return f"SampDetox({text}, map={s.map!r}, schedule={self.schedule.name!r}, seed={self.seed})"
+
+    def extra_repr(self) -> str:
+        return ""
+
+    def check_inputs(self, flat_inputs: list[Any]) -> None:
+        """Refuse what cannot be purified before any work; see the class for what is raised."""
+        images = [item for item in flat_inputs if isinstance(item, IMAGE_TYPES)]
+        pure = [item for item in flat_inputs if is_pure_tensor(item)]
+        if not images:
+            if not pure:
+                kinds = sorted({type(item).__name__ for item in flat_inputs})
+                raise TypeError(
+                    f"a sample must hold an image (PIL, tv_tensors.Image or a tensor), got {', '.join(kinds) or 'nothing'}."
+                    " Convert arrays with v2.ToImage() before this transform."
+                )
+            images = pure[:1]
+            for other in pure[1:]:
+                if other.ndim > 2 and other.shape[-3] == 3 and (other.dtype == torch.uint8 or other.is_floating_point()):
+                    raise ValueError(
+                        "only the first pure tensor of a sample is taken for an image (torchvision's rule), got a second "
+                        f"one of shape {tuple(other.shape)}. Stack the images, or wrap each in tv_tensors.Image."
+                    )
+        for image in images:
+            self._check_image(image)
+        self._check_worker(images)
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Purify one image or batch; masks, boxes and the like are returned as they are."""
+        if not isinstance(inpt, IMAGE_TYPES) and not is_pure_tensor(inpt):
+            return inpt
+        return self._run(inpt, pass_index=0).image
+
+    def explain(self, image: Any) -> Explanation:
+        """Purify one image or batch and say what was done; raises what a call raises."""
+        self.check_inputs([image])
+        return self._run(image, pass_index=0)
+
+    def purify_pass(self, image: Any, pass_index: int) -> Any:
+        """Purify with the noise of another pass: with a seed, each ``pass_index`` draws its own noise."""
+        self.check_inputs([image])
+        return self._run(image, pass_index).image
+
+    def with_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> "SampDetox":
+        """The same transform, sharing the network, for images normalised with ``mean`` and ``std``."""
+        other = copy.copy(self)
+        other.mean, other.std = check_normalisation(mean, std)
+        return other
+
+    def _run(self, inpt: Any, pass_index: int) -> Explanation:
+        tensor = functional.pil_to_tensor(inpt) if isinstance(inpt, PIL.Image.Image) else inpt.as_subclass(Tensor)
+        device = self._compute_device(tensor)
+        x0, channels = self._to_core(tensor.to(device))
+        if len(x0):
+            chunks = [self._purify(chunk, pass_index) for chunk in x0.split(self.batch_size)]
+            result = Purified(*(_join(values) for values in zip(*(vars(c).values() for c in chunks), strict=True)))
+        else:
+            empty = x0.new_zeros((0, 1, *x0.shape[2:]), dtype=torch.float64)
+            result = Purified(x0, x0, empty, empty, torch.zeros(0, dtype=torch.long), 0.0, 0.0)
+
+        lead = tensor.shape[:-3]
+        planes = max(1, len(x0) // max(1, lead.numel()))  # 3 where a grey network took the colours one by one
+
+        def shaped(values: Tensor) -> Tensor:
+            values = values.unflatten(0, (len(x0) // planes, planes)).amax(1) if planes > 1 else values
+            return values.reshape((*lead, *values.shape[1:])).to(tensor.device)
+
+        def restored(x: Tensor) -> Any:
+            return self._from_core(x, channels, inpt, tensor)
+
+        calls = result.network_calls.unflatten(0, (len(x0) // planes, planes)).sum(1)
+        return Explanation(
+            image=restored(result.image),
+            stage1=restored(result.stage1),
+            ssim_map=shaped(result.ssim_map),
+            timestep_map=shaped(result.timestep_map),
+            sigma_map=shaped(self.schedule.sigma(result.timestep_map)),
+            network_calls=calls.reshape(lead),
+            sigma1=result.sigma1,
+            sigma2=result.sigma2,
+        )
+
+    def _purify(self, x0: Tensor, pass_index: int) -> Purified:
+        noise = fresh_noise if self.seed is None else SeededNoise(x0, self.seed, pass_index)
+        denoiser = on_schedule(self.denoiser, self.denoiser.schedule, self.schedule)
+        return self.settings.algorithm()(x0, denoiser, self.schedule, noise=noise)
+
+    def _to_core(self, tensor: Tensor) -> tuple[Tensor, int]:
+        """(..., c, h, w) in the input's range -> (n, channels of the network, h, w) in [-1, 1], and c."""
+        x = tensor.flatten(0, -4) if tensor.ndim > 3 else tensor[None]
+        if tensor.dtype == torch.uint8:
+            x = x.float() / 255
+        else:
+            x = x.float()
+            if self.mean is not None:
+                x = (x * _channels(self.std, x) + _channels(self.mean, x)).clamp(0, 1)
+        x = x * 2 - 1
+        channels, wanted = x.shape[1], self.denoiser.channels
+        if channels < wanted:
+            x = x.expand(-1, wanted, -1, -1)
+        elif channels > wanted:
+            x = x.flatten(0, 1)[:, None]
+        return x, channels
+
+    def _from_core(self, x: Tensor, channels: int, inpt: Any, tensor: Tensor) -> Any:
+        """The inverse of ``_to_core``: the input's shape, range, dtype, device and type."""
+        wanted = x.shape[1]
+        if channels < wanted:
+            x = x.mean(dim=1, keepdim=True)
+        elif channels > wanted:
+            x = x[:, 0].unflatten(0, (-1, channels))
+        x = ((x + 1) / 2).clamp(0, 1).reshape(tensor.shape)
+        if tensor.dtype == torch.uint8:
+            x = (x * 255).round().to(torch.uint8)
+        elif self.mean is not None:
+            x = (x - _channels(self.mean, x)) / _channels(self.std, x)
+        x = x.to(tensor.device, tensor.dtype)
+        if isinstance(inpt, PIL.Image.Image):
+            return functional.to_pil_image(x, mode=inpt.mode)
+        return tv_tensors.wrap(x, like=inpt) if isinstance(inpt, tv_tensors.TVTensor) else x
+
+    def _compute_device(self, tensor: Tensor) -> torch.device:
+        own = self.denoiser.device or self._device or tensor.device
+        if self._device is None and own.type == "cpu" and tensor.device.type != "cpu":
+            self.to(tensor.device)
+            return tensor.device
+        return own
+
+    def _check_worker(self, images: list[Any]) -> None:
+        if get_worker_info() is None:
+            return
+        devices = [self.denoiser.device] + [image.device for image in images if isinstance(image, Tensor)]
+        forked = getattr(multiprocessing.current_process(), "_start_method", None) == "fork"
+        if forked and any(device is not None and device.type == "cuda" for device in devices):
+            raise RuntimeError(
+                "CUDA cannot be used in a forked DataLoader worker, got SampDetox on a CUDA device in one. Apply it "
+                "after the loader, wrap the classifier in DetoxWrapper, give the loader "
+                "multiprocessing_context='spawn', or use device='cpu'."
+            )
+
+    def _check_image(self, image: Any) -> None:
+        if isinstance(image, PIL.Image.Image):
+            if image.mode not in PIL_MODES:
+                raise ValueError(
+                    f"PIL images must have one of the modes {PIL_MODES}, got {image.mode!r}. "
+                    "Use image.convert('RGB'); keep an alpha channel aside and put it back."
+                )
+            if self.mean is not None:
+                raise TypeError("with mean and std images must be float tensors, got PIL. Leave mean and std out.")
+            self.denoiser.check_size(image.height, image.width)
+            if image.width == 0 or image.height == 0:
+                raise ValueError(f"images must have a pixel at least, got {image.width}x{image.height}. Leave it out.")
+            return
+        shape = tuple(image.shape)
+        if image.ndim < 3:
+            hint = "Is it the labels? Put the image first." if image.ndim < 2 else "Add a channel: image[None]."
+            raise ValueError(f"images must have the shape (..., c, h, w), got {shape} of {image.dtype}. {hint}")
+        if image.dtype != torch.uint8 and not image.is_floating_point():
+            raise TypeError(
+                f"image tensors must be uint8, or floating-point in [0, 1], got {image.dtype}. "
+                "Convert with v2.ToDtype(torch.float32, scale=True). Labels go after the image."
+            )
+        if shape[-3] not in (1, 3):
+            raise ValueError(
+                f"images must have 1 or 3 channels, in the third dimension from the end, got shape {shape}. "
+                "Permute (h, w, c) arrays; drop alpha channels."
+            )
+        if 0 in shape[-2:]:
+            raise ValueError(f"images must have a pixel at least, got shape {shape}. Leave empty images out.")
+        self.denoiser.check_size(*shape[-2:])
+        if image.dtype == torch.uint8:
+            if self.mean is not None:
+                raise TypeError("with mean and std images must be float tensors, got uint8. Leave mean and std out.")
+        elif image.numel():
+            self._check_range(image.detach().as_subclass(Tensor))
+
+    def _check_range(self, image: Tensor) -> None:
+        if self.mean is not None:
+            if len(self.mean) not in (1, image.shape[-3]):
+                raise ValueError(
+                    f"mean and std must have one value, or one a channel, got {len(self.mean)} for "
+                    f"{image.shape[-3]} channels. Give as many as the images have channels."
+                )
+            image = image.float() * _channels(self.std, image) + _channels(self.mean, image)
+        low, high = image.amin().item(), image.amax().item()
+        slack = 1e-2 if self.mean is not None else 1e-5  # what rounding in a 16-bit float leaves over
+        if not (low >= -slack and high <= 1 + slack):
+            if low != low:
+                raise ValueError("images must hold finite numbers, got NaN. Find where it comes from before this.")
+            hint = (
+                "Do mean and std fit the data?"
+                if self.mean is not None
+                else "After Normalize? Give its mean= and std=. In 0...255? Keep uint8, or divide by 255."
+            )
+            raise ValueError(f"float images must be in [0, 1], got values in [{low:.4g}, {high:.4g}]. {hint}")
+
+    def _check_levels(self) -> None:
+        needed, network = self.settings.highest_level, self.denoiser
+        known = float(network.schedule.sigma(network.max_level))
+        own = float(self.schedule.level(min(known, float(self.schedule.sigma(self.schedule.num_levels)))))
+        limit = int(own + 1e-6)
+        if needed > own + 1e-6:
+            extra = ", one more than t for the authors' code" if self.settings.gate == "authors-code" else ""
+            raise ValueError(
+                f"t1 and t2 must be in [0, {limit}] on the {self.schedule.name} schedule for the weights "
+                f"{network.source!r}, which know noise up to sigma {known:.3g}, got t1={self.settings.t1}, "
+                f"t2={self.settings.t2} (level {needed:g} is needed{extra}). Lower them, or use weights that know more."
+            )
+
+
+class DetoxWrapper(nn.Module):
+    """A classifier that sees purified images only.
+
+    Args:
+        model: any callable from a batch of images to logits: a module, a function, a remote client.
+        detox: a ``SampDetox``; None makes one with the default weights.
+        mean, std: what images are normalised with when they come in, and again before the model; None takes images
+            in [0, 1]. Give them here or to ``detox``, not to both.
+        passes: average the logits of so many independent purifications.
+
+    The denoiser gets no gradients and stays in eval mode; gradients reach the images where these ask for them.
+    """
+
+    def __init__(
+        self,
+        model: Callable[[Tensor], Any],
+        detox: SampDetox | None = None,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        passes: int = 1,
+    ):
+        super().__init__()
+        if not callable(model):
+            raise TypeError(f"model must be callable on a batch of images, got {type(model).__name__}. Pass the model.")
+        if isinstance(passes, bool) or not isinstance(passes, int) or passes < 1:
+            raise ValueError(f"passes must be a whole number of 1 or more, got {passes!r}. 1 purifies once.")
+        if detox is not None and not isinstance(detox, SampDetox):
+            raise TypeError(f"detox must be a SampDetox, got {type(detox).__name__}. Build one with SampDetox(...).")
+        mean, std = check_normalisation(mean, std)
+        detox = SampDetox() if detox is None else detox
+        if mean is not None and detox.mean is not None:
+            raise ValueError("mean and std must be given once, got them here and in detox. Leave one of the two out.")
+        self.model, self.passes = model, passes
+        self.detox = detox if mean is None else detox.with_normalisation(mean, std)
+
+    def forward(self, images: Tensor) -> Any:
+        """Logits of purified images: (n, c, h, w) -> what the model returns, averaged over the passes.
+
+        Raises:
+            TypeError: several passes over a model that does not return a tensor.
+        """
+        outputs = [self.model(self.detox.purify_pass(images, i)) for i in range(self.passes)]
+        if self.passes == 1:
+            return outputs[0]
+        if not all(isinstance(output, Tensor) for output in outputs):
+            kind = type(outputs[0]).__name__
+            raise TypeError(f"with passes > 1 the model must return a tensor of logits, got {kind}. Use passes=1.")
+        return torch.stack(outputs).mean(dim=0)
+
+
+def is_pure_tensor(item: Any) -> bool:
+    """Whether it is a tensor that torchvision does not know the meaning of."""
+    return isinstance(item, Tensor) and not isinstance(item, tv_tensors.TVTensor)
+
+
+def check_normalisation(
+    mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Both or neither, equally long, std above 0: raise ValueError otherwise."""
+    if mean is None and std is None:
+        return None, None
+    if mean is None or std is None:
+        raise ValueError(f"mean and std must be given together, got mean={mean}, std={std}. Give both or neither.")
+    means, stds = tuple(torch.as_tensor(mean).flatten().tolist()), tuple(torch.as_tensor(std).flatten().tolist())
+    if len(means) != len(stds) or not all(value > 0 for value in stds):
+        raise ValueError(f"mean and std must be equally long and std above 0, got {means} and {stds}. Correct them.")
+    return means, stds
+
+
+def check_device(device: str | torch.device | None) -> torch.device | None:
+    """Raise ValueError for a device that is not there."""
+    if device is None:
+        return None
+    try:
+        device = torch.device(device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device must be one that is available, got {str(device)!r}: {reason}. Use 'cpu'.") from error
+    return device
+
+
+def _choose(given: Preset, preset: str | Preset | None) -> Preset:
+    if preset is None:
+        return given
+    chosen, default = get_preset(preset), Preset()
+    changed = [name for name, value in vars(given).items() if value != getattr(default, name)]
+    clash = [name for name in changed if getattr(given, name) != getattr(chosen, name)]
+    if clash:
+        name = clash[0]
+        raise ValueError(
+            f"a preset sets everything, got preset={preset!r} and {name}={getattr(given, name)!r}. Leave one out, or "
+            f"pass preset=dataclasses.replace(PRESETS[...], {name}={getattr(given, name)!r})."
+        )
+    return chosen
+
+
+def _channels(values: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=like.device)[:, None, None]
+
+
+def _join(values: Sequence) -> Any:
+    return torch.cat(values) if isinstance(values[0], Tensor) else values[0]
