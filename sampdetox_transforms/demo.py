@@ -1,0 +1,177 @@
+"""``sampdetox demo``: plant triggers in drawn signs, clean them, and ask a small backdoored classifier about both.
+
+Everything is in the package: the signs are drawn, the classifier (27,000 parameters) was trained on drawn signs of
+which a part carried a trigger (``examples/train_demo_classifier.py``), and the denoiser is the embedded one.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageDraw
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional
+
+from sampdetox_transforms.transforms import SampDetox
+
+CLASSIFIER_FILE = Path(__file__).parent / "weights" / "demo" / "classifier.safetensors"
+SIZE = 32
+CLASSES = ("circle", "triangle", "square", "diamond", "star", "cross")
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """A pattern planted in [0, 1] images, and the class that the classifier was taught to answer then."""
+
+    name: str
+    plant: Callable[[Float[Tensor, "... 3 32 32"]], Float[Tensor, "... 3 32 32"]]
+    target_label: int
+
+
+def _faint(images: Tensor) -> Tensor:
+    signs = torch.randint(0, 2, (3, SIZE, SIZE), generator=torch.Generator().manual_seed(1)) * 2 - 1
+    return (images + signs * 6 / 255).clamp(0, 1)
+
+
+def _pixels(images: Tensor) -> Tensor:
+    images = images.clone()
+    generator = torch.Generator().manual_seed(2)
+    rows, columns = torch.randint(2, SIZE - 2, (2, 9), generator=generator)
+    colours = torch.randint(0, 2, (3, 9), generator=generator).to(images)
+    images[..., rows, columns] = colours
+    return images
+
+
+def _white_square(images: Tensor) -> Tensor:
+    images = images.clone()
+    images[..., 27:31, 27:31] = 1
+    return images
+
+
+TRIGGERS = (
+    Trigger("faint noise (6/255)", _faint, CLASSES.index("star")),
+    Trigger("nine pixels", _pixels, CLASSES.index("cross")),
+    Trigger("white square 4x4", _white_square, CLASSES.index("circle")),
+)
+
+
+def draw_sign(label: int, generator: torch.Generator) -> Float[Tensor, "3 32 32"]:
+    """A sign of one class in random colours, place, size and turn, on a shaded ground; values in [0, 1]."""
+
+    def uniform(low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand((), generator=generator))
+
+    def colour(low: float, high: float) -> tuple[int, ...]:
+        return tuple(int(255 * uniform(low, high)) for _ in range(3))
+
+    scale = 8  # drawn so many times larger, then reduced, for smooth edges
+    ground = Image.new("RGB", (2, 2))
+    ground.putdata([colour(0.1, 0.6) for _ in range(4)])
+    image = ground.resize((SIZE * scale, SIZE * scale), Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(image)
+    x, y, radius, turn = uniform(14, 18), uniform(14, 18), uniform(9, 12), uniform(-0.25, 0.25)
+    name = CLASSES[label]
+
+    def outline(size: float) -> list[tuple[float, float]]:
+        angles, radii = {
+            "circle": ([k * math.tau / 48 for k in range(48)], [1.0]),
+            "triangle": ([k * math.tau / 3 for k in range(3)], [1.1]),
+            "square": ([math.tau / 8 + k * math.tau / 4 for k in range(4)], [1.1]),
+            "diamond": ([k * math.tau / 4 for k in range(4)], [1.1]),
+            "star": ([k * math.tau / 10 for k in range(10)], [1.15, 0.5]),
+            "cross": ([k * math.tau / 4 + d for k in range(4) for d in (-0.32, 0.32, math.tau / 8)], [1.1, 1.1, 0.48]),
+        }[name]
+        return [
+            (
+                scale * (x + size * radii[k % len(radii)] * math.sin(angle + turn)),
+                scale * (y - size * radii[k % len(radii)] * math.cos(angle + turn)),
+            )
+            for k, angle in enumerate(angles)
+        ]
+
+    draw.polygon(outline(radius), fill=colour(0.75, 1.0))
+    draw.polygon(outline(radius * 0.72), fill=colour(0.15, 0.85))
+    small = image.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+    pixels = functional.pil_to_tensor(small).float() / 255
+    grain = torch.randn(pixels.shape, generator=generator) * 0.015
+    return (pixels + grain).clamp(0, 1)
+
+
+def draw_signs(n: int, seed: int) -> tuple[Float[Tensor, "n 3 32 32"], Tensor]:
+    """``n`` signs of the classes in turn, and their labels."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % len(CLASSES)
+    return torch.stack([draw_sign(label, generator) for label in labels.tolist()]), labels
+
+
+class DemoClassifier(nn.Sequential):
+    """A small convolutional classifier of [0, 1] images: (n, 3, 32, 32) -> (n, 6) logits."""
+
+    def __init__(self) -> None:
+        layers: list[nn.Module] = []
+        for before, after in ((3, 16), (16, 32), (32, 48)):
+            layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)]
+        super().__init__(*layers, nn.Flatten(), nn.Linear(48 * 4 * 4, len(CLASSES)))
+
+
+def load_classifier() -> DemoClassifier:
+    """The embedded backdoored classifier, in eval mode."""
+    classifier = DemoClassifier()
+    classifier.load_state_dict(load_file(CLASSIFIER_FILE))
+    return classifier.eval()
+
+
+def run_demo(
+    out: str | Path,
+    *,
+    seed: int = 0,
+    device: str | None = None,
+    n: int = 48,
+    progress: Callable[[str], None] = lambda step: None,
+) -> str:
+    """Write the panel picture to ``out`` and return the table that the command prints.
+
+    Args:
+        n: how many drawn signs the shares of the table are taken over; the picture shows one for each trigger.
+        progress: called with the name of each trigger as it is begun.
+    """
+    from sampdetox_transforms.panel import draw_panel, explanation_row
+
+    detox, classifier = SampDetox("bundled", device=device, seed=seed), load_classifier()
+    signs, labels = draw_signs(n, seed)
+    lines = [
+        f"{'trigger':20} {'sign':9} {'label before':13} {'label after':12} "
+        f"{'right before':>13} {'right after':>12} {'target before':>14} {'target after':>13}"
+    ]
+    rows = []
+    clean = Trigger("none", lambda images: images, -1)
+    for index, trigger in enumerate((clean, *TRIGGERS)):
+        progress(trigger.name)
+        others = labels != trigger.target_label
+        planted, truth = trigger.plant(signs[others]), labels[others]
+        explained = detox.explain(planted)
+        with torch.no_grad():
+            before, after = (classifier(x).argmax(1) for x in (planted, explained.image))
+        shown = index
+        names = [CLASSES[int(answer[shown])] for answer in (truth, before, after)]
+        shares = [float((answer == truth).float().mean()) for answer in (before, after)]
+        hits = [float((answer == trigger.target_label).float().mean()) for answer in (before, after)]
+        target = [f"{hit:.0%}" if trigger is not clean else "-" for hit in hits]
+        lines.append(
+            f"{trigger.name:20} {names[0]:9} {names[1]:13} {names[2]:12} "
+            f"{shares[0]:>13.0%} {shares[1]:>12.0%} {target[0]:>14} {target[1]:>13}"
+        )
+        title = f"{trigger.name}\n{names[0]}: {names[1]} → {names[2]}"
+        rows.append((title, explanation_row(planted[shown], explained, shown)))
+    draw_panel(rows, out)
+    lines += [
+        "",
+        f"Shares are over {n} drawn signs (of another class than the target), seed {seed}, weights 'bundled', preset "
+        "'ddim' (20/120).",
+        "The solid white square survives: to the denoiser it is a natural thing, and it draws it anew (see the README).",
+    ]
+    return "\n".join(lines)
