@@ -92,6 +92,11 @@ def load_victims() -> list[Victim]:
     return victims
 
 
+def command_line() -> str:
+    """The command that is running, with the data folder written as $SAMPDETOX_DATA."""
+    return " ".join(["python", *sys.argv]).replace(str(data_folder()), "$SAMPDETOX_DATA")
+
+
 def hardware() -> str:
     """Processor, cores in use and versions, for the line under a table."""
     model = platform.processor() or platform.machine()

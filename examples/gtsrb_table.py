@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from _gtsrb import hardware, load_gtsrb, load_victims
+from _gtsrb import command_line, hardware, load_gtsrb, load_victims
 from torch import Tensor
 
 from sampdetox_transforms import PRESETS, Preset, SampDetox, load_denoiser
@@ -67,8 +67,8 @@ def main() -> None:
         print(f"{name}: {rows[-1]}", file=sys.stderr)
     aucs = {name: map_auc(preset, denoiser, images, labels, victims, args.seed) for name, preset in MAPS.items()}
     result = {
-        "command": " ".join(["python", *sys.argv]),
-        "weights": args.weights,
+        "command": command_line(),
+        "weights": denoiser.source if args.weights == "bundled" else Path(args.weights).name,
         "split": args.split,
         "seed": args.seed,
         "hardware": hardware(),

@@ -33,15 +33,21 @@ SUFFIXES = (
 BATCH_PIXELS, BATCH_MOST = 512 * 512, 64  # by default a batch is as many pictures as have so many pixels in all
 THIS_FILE_ONLY = (errno.ENAMETOOLONG, errno.EISDIR)  # writing fails for one picture; all else would fail for every one
 
-PURIFY_NOTES = f"""
-A folder is searched at any depth for {" ".join(SUFFIXES)}; names that begin with a dot, and
-other files, are left out. OUT mirrors the folder: a/b.jpg becomes a/b.png. Pictures of one name, a/b.jpg and a/b.png,
-keep theirs whole: a/b.jpg.png and a/b.png.png. Every result appears whole or not at all, and a result that exists is
-skipped, whatever settings made it: after a kill, the same command goes on where it stopped; --overwrite makes all anew.
+PURIFY_NOTES = """\
+A folder is searched at any depth for pictures, by the ending of their names;
+other files, and names that begin with a dot, are left out. OUT mirrors it:
+a/b.jpg becomes a/b.png. Pictures that would get one name, a/b.jpg and a/b.png,
+keep theirs whole: a/b.jpg.png and a/b.png.png.
 
-The results are PNG, without EXIF data: the orientation is applied first. Transparency and colour profile are kept.
-16-bit grey pictures stay at 16 bits. Reported, and not purified: 16-bit colour, 32-bit and floating-point
-pictures, and pictures of several frames (GIF, TIFF, APNG); of a phone's MPO file the main picture is taken.
+A result appears whole or not at all, and one that exists is skipped, whatever
+settings made it: after a kill, the same command goes on where it stopped.
+--overwrite makes all anew. Pictures that fail are named at the end, and the exit
+status is 1 then.
+
+Results are PNG, turned upright, without EXIF data. Transparency and the colour
+profile are kept, and grey pictures of 16 bits stay so. Not purified, but named
+at the end: 16-bit colour, 32-bit and floating-point pictures, and pictures of
+several frames (GIF, TIFF, APNG; of a phone's MPO file the first is taken).
 """
 
 # Flags that are fields of TrainingConfig: name, type, default, what it is. The defaults are tested to be the library's.
@@ -220,8 +226,8 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", type=Path, help="folder for the weights, outside of DATA")
     for name, kind, default, text in TRAIN_FLAGS:
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-        flag = "--" + name.replace("_", "-")
-        parser.add_argument(flag, type=kind, default=default, metavar="N", help=f"{text} (default: {shown})")
+        flag, metavar = "--" + name.replace("_", "-"), {str: "NAME", float: "X", widths: "N,N,..."}.get(kind, "N")
+        parser.add_argument(flag, type=kind, default=default, metavar=metavar, help=f"{text} (default: {shown})")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, help="compute in bfloat16 (default: where the "
         "processor or card has it)")  # fmt: skip
     parser.add_argument("--half", action="store_true", help="store the weights in float16, half the size (default: no)")
@@ -248,9 +254,13 @@ def run_purify(args: argparse.Namespace) -> int:
     jobs, failures, left_out = plan(args.input, args.out)
     todo = [job for job in jobs if args.overwrite or not job.target.is_file()]
     done = 0
-    if todo:
-        check_writable(todo[0].target.parent)
-        done = purify_pictures(todo, make_detox(args), args.batch_size, failures)
+    try:
+        if todo:
+            check_writable(todo[0].target.parent)
+            done = purify_pictures(todo, make_detox(args), args.batch_size, failures)
+    finally:
+        for failure in failures:
+            print(f"sampdetox: failed: {failure}", file=sys.stderr)
     parts = [f"purified {done}"]
     if skipped := len(jobs) - len(todo):
         parts.append(f"skipped {skipped} that exist already (--overwrite makes them anew)")
@@ -259,8 +269,6 @@ def run_purify(args: argparse.Namespace) -> int:
     if left_out:
         parts.append(f"left out {left_out} other files")
     print(f"{', '.join(parts)}; results in {args.out}")
-    for failure in failures:
-        print(f"sampdetox: failed: {failure}", file=sys.stderr)
     return 1 if failures else 0
 
 
@@ -422,7 +430,7 @@ def check_training_folder(out: Path, data: Sequence[str]) -> None:
         if out.resolve().is_relative_to(Path(folder).resolve()):
             raise ValueError(f"OUT must be outside of DATA, got {out} in {folder}. Its loss.png would be trained on.")
     if (out / SAFETENSORS).exists() and not (out / "training_state.safetensors").exists():
-        raise ValueError(f"OUT must not hold finished weights, got {out}. Give another folder, or remove this one.")
+        raise ValueError(f"OUT must not hold finished weights, got {out}. Give another; --init goes on from these.")
     check_writable(out)
 
 
@@ -550,8 +558,8 @@ def plan(source: Path, out: Path) -> tuple[list[Job], list[str], int]:
     for folder in {job.target.parent for job in jobs} | {out}:
         if folder.resolve().is_relative_to(source.resolve()) or folder.resolve() in inputs:
             raise ValueError(
-                f"OUT must be outside of IN, or results would be purified again, got {folder} in {source}. "
-                "Give a folder beside IN."
+                f"results must not lie among the pictures, or they would be purified again, got OUT {out} for "
+                f"IN {source}. Give a folder beside IN."
             )
     return jobs, failures, left_out
 
@@ -632,12 +640,12 @@ def purify_pictures(jobs: Sequence[Job], detox: "SampDetox", batch_size: int | N
                     write_picture(job.target, picture, pixels)
                     done += 1
                 except OSError as error:
-                    failures.append(f"{job.source}: {job.target} cannot be written: {error.strerror or error}")
+                    problem = f"{job.target} cannot be written: {error.strerror or error}"
                     if error.errno not in THIS_FILE_ONLY:
                         raise OSError(
-                            f"could not write {job.target}: {error.strerror or error}. {done} were written; when there "
-                            "is room, the same command goes on from there."
+                            f"{problem}. {done} were; once that is mended, the same command goes on."
                         ) from error
+                    failures.append(f"{job.source}: {problem}")
             bar.update(done + len(failures) - before - bar.n)
     return done
 
