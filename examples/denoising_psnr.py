@@ -36,7 +36,14 @@ def non_local_means(x0: Tensor, sigma: float, generator: torch.Generator) -> Ten
     """Buades et al. 2005 with scikit-image, on [0, 1], patches of 5x5 within 7 pixels, h = .6 sigma (fast mode off)."""
     noisy = ((x0 + sigma * torch.randn(x0.shape, generator=generator)) / 2 + 0.5).double().numpy()
     std = sigma / 2
-    options = {"patch_size": 5, "patch_distance": 7, "h": 0.6 * std, "sigma": std, "fast_mode": False, "channel_axis": 0}
+    options = {
+        "patch_size": 5,
+        "patch_distance": 7,
+        "h": 0.6 * std,
+        "sigma": std,
+        "fast_mode": False,
+        "channel_axis": 0,
+    }
     restored = torch.stack([torch.from_numpy(denoise_nl_means(image, **options)) for image in noisy])
     return (restored.to(x0) * 2 - 1).clamp(-1, 1)
 
@@ -75,7 +82,9 @@ def main() -> None:
         lines.append(f"| {row['data']} ({row['n']}) | {row['method']} | {cells} |\n")
     lines.append(f"\n`{command}`: PSNR in dB, seed {args.seed}; {result['hardware']}.\n")
     if args.out:
-        write_atomically(args.out.with_suffix(".json"), lambda path: path.write_text(json.dumps(result, indent=1) + "\n"))
+        write_atomically(
+            args.out.with_suffix(".json"), lambda path: path.write_text(json.dumps(result, indent=1) + "\n")
+        )
         write_atomically(args.out.with_suffix(".md"), lambda path: path.write_text("".join(lines)))
     print("".join(lines))
 

@@ -77,7 +77,9 @@ def main() -> None:
     }
     text = table(result, [victim.name for victim in victims])
     if args.out:
-        write_atomically(args.out.with_suffix(".json"), lambda path: path.write_text(json.dumps(result, indent=1) + "\n"))
+        write_atomically(
+            args.out.with_suffix(".json"), lambda path: path.write_text(json.dumps(result, indent=1) + "\n")
+        )
         write_atomically(args.out.with_suffix(".md"), lambda path: path.write_text(text))
     print(text)
 
@@ -153,7 +155,7 @@ def table(result: dict, names: list[str]) -> str:
     for name, auc in result["map_auc"].items():
         lines.append(f"| {name} | {' | '.join(f'{auc[victim]:.3f}' for victim in names)} |\n")
     lines.append(
-        f"\n`{result['command']}`: weights `{result['weights']}`, GTSRB {result['split']} images, seed {result['seed']}, "
+        f"\n`{result['command']}`: weights `{result['weights']}`, GTSRB {result['split']}, seed {result['seed']}, "
         f"float32; {result['hardware']}.\n"
     )
     return "".join(lines)

@@ -24,7 +24,9 @@ def read_gtsrb(download: Path, split: str) -> list[dict[str, str]]:
     folders = sorted((download / "Final_Training" / "Images").glob("*")) if split == "train" else []
     files = [next(folder.glob("GT-*.csv")) for folder in folders if folder.is_dir()]
     if split == "test":
-        files = [next(path for path in (download, download / "Final_Test" / "Images") if _truth(path)) / "GT-final_test.csv"]
+        files = [
+            next(path for path in (download, download / "Final_Test" / "Images") if _truth(path)) / "GT-final_test.csv"
+        ]
     rows = []
     for file in files:
         folder = file.parent if split == "train" else download / "Final_Test" / "Images"

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sampdetox_transforms.noise import fresh_noise
-from sampdetox_transforms.samplers import Denoiser, Noise, ddpm_step
 from sampdetox_transforms.sampdetox import Purified
+from sampdetox_transforms.samplers import Denoiser, Noise, ddpm_step
 from sampdetox_transforms.schedule import Schedule
 from sampdetox_transforms.ssim import minmax, ssim_map
 

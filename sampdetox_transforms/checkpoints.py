@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sampdetox_transforms.schedule import ALIASES, SCHEDULES, Schedule
+from sampdetox_transforms.schedule import SCHEDULES, Schedule
 from sampdetox_transforms.ssim import symmetric_pad
 from sampdetox_transforms.unet import UNet, UNetConfig, rename_old_attention
 
@@ -145,7 +145,8 @@ class Denoiser(nn.Module):
     def set_precision(self, dtype: torch.dtype | None) -> "Denoiser":
         """Convert the parameters; None leaves them. Convolution weights are kept in channels_last order."""
         if isinstance(self.network, nn.Module):
-            self.network.to(dtype=dtype, memory_format=torch.channels_last)
+            self.network.to(dtype=dtype)
+            self.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         return self
 
     def check_size(self, height: int, width: int) -> None:
@@ -157,7 +158,7 @@ class Denoiser(nn.Module):
                 limit = int(MAX_ATTENTION_POSITIONS**0.5) * scale
                 raise ValueError(
                     f"images must be at most about {limit}x{limit} for the attention of {self.source}, "
-                    f"got {height}x{width}. Resize or tile the image, or use weights='bundled', which has no attention."
+                    f"got {height}x{width}. Resize the image, or use weights='bundled', which has no attention."
                 )
 
     def forward(self, x_t: Float[Tensor, "b c h w"], t: Real[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
@@ -182,8 +183,8 @@ def load_denoiser(
 
     Args:
         weights: a ``DetoxWeights`` member or its name in any case; ``"user/repo"`` or ``"user/repo@revision"`` on the
-            Hub; a folder in diffusers' format, which comes first where both exist; a ``Denoiser``; or
-            a pair (network, schedule) of a callable and a ``Schedule``, a schedule's name or a diffusers scheduler.
+            Hub; a folder in diffusers' format, which comes first where both exist; a ``Denoiser``; or a pair
+            (network, schedule) of a callable and a ``Schedule``, a schedule's name or a diffusers scheduler.
         cache_dir, local_files_only, token: passed on to huggingface_hub.
 
     Raises:
@@ -213,7 +214,7 @@ def load_denoiser(
             "Pass weights=(network, 'linear'), or a Denoiser(network, schedule)."
         )
     raise TypeError(
-        "weights must be a DetoxWeights member, a name, 'user/repo[@revision]', a folder or a (network, schedule) pair, "
+        "weights must be a DetoxWeights member, a name, 'user/repo[@revision]', a folder or (network, schedule), "
         f"got {type(weights).__name__}. weights='bundled' needs no network."
     )
 
@@ -381,9 +382,8 @@ def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
     betas = config.get("trained_betas")
     if betas is not None:
         return Schedule(betas, name="custom")
-    name = ALIASES.get(config.get("beta_schedule", "linear"), config.get("beta_schedule", "linear"))
     return Schedule.named(
-        name,
+        config.get("beta_schedule", "linear"),
         num_levels=config.get("num_train_timesteps", 1000),
         beta_start=config.get("beta_start", 1e-4),
         beta_end=config.get("beta_end", 0.02),

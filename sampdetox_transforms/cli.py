@@ -642,9 +642,7 @@ def purify_pictures(jobs: Sequence[Job], detox: "SampDetox", batch_size: int | N
                 except OSError as error:
                     problem = f"{job.target} cannot be written: {error.strerror or error}"
                     if error.errno not in THIS_FILE_ONLY:
-                        raise OSError(
-                            f"{problem}. {done} were; once that is mended, the same command goes on."
-                        ) from error
+                        raise OSError(f"{problem}. {done} are done; start the same command again to go on.") from error
                     failures.append(f"{job.source}: {problem}")
             bar.update(done + len(failures) - before - bar.n)
     return done

@@ -166,12 +166,12 @@ def run_demo(
             f"{shares[0]:>13.0%} {shares[1]:>12.0%} {target[0]:>14} {target[1]:>13}"
         )
         title = f"{trigger.name}\n{names[0]}: {names[1]} → {names[2]}"
-        rows.append((title, explanation_row(planted[shown], explained, shown)))
+        rows.append((title, explanation_row(planted[shown], explained, shown, factor=2)))
     draw_panel(rows, out)
     lines += [
         "",
         f"Shares are over {n} drawn signs (of another class than the target), seed {seed}, weights 'bundled', preset "
         "'ddim' (20/120).",
-        "The solid white square survives: to the denoiser it is a natural thing, and it draws it anew (see the README).",
+        "The solid white square survives: to the denoiser it is a natural thing, and it draws it anew (see README).",
     ]
     return "\n".join(lines)

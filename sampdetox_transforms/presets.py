@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from functools import partial
+from typing import Any
 
 from sampdetox_transforms.authors_code import purify_authors_code
 from sampdetox_transforms.sampdetox import Purified, purify
@@ -78,9 +79,8 @@ class Preset:
                 "Take preset='authors-code' as it is, or change only its t1 and t2."
             )
         if self.gate == "authors-code":
-            fixed = Preset.__dataclass_fields__  # everything but the levels is part of that function
-            for name in fixed:
-                if name not in ("t1", "t2") and getattr(self, name) != AUTHORS_CODE[name]:
+            for name in AUTHORS_CODE.keys() - {"t1", "t2"}:  # all else is part of that function
+                if getattr(self, name) != AUTHORS_CODE[name]:
                     raise ValueError(
                         f"the authors' code fixes {name} = {AUTHORS_CODE[name]!r}, got {getattr(self, name)!r}. "
                         "Change only its t1 and t2, or start from another preset."
@@ -120,7 +120,7 @@ class Preset:
         return 1 - similarity if self.direction == "dissimilarity" else similarity
 
 
-AUTHORS_CODE = {field.name: field.default for field in fields(Preset)} | {
+AUTHORS_CODE: dict[str, Any] = {field.name: field.default for field in fields(Preset)} | {
     "schedule": "linear",
     "t1": 120,
     "t2": 120,

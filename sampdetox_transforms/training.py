@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
-from sampdetox_transforms.checkpoints import Denoiser, save_checkpoint, write_atomically
+from sampdetox_transforms.checkpoints import Denoiser, load_denoiser, save_checkpoint, write_atomically
 from sampdetox_transforms.schedule import Schedule
 from sampdetox_transforms.unet import UNet, UNetConfig
 
@@ -144,7 +144,7 @@ class ImageCrops(Dataset):
 
 
 class ResumableSampler(Sampler):
-    """Shuffled (index, key) pairs without end, the same from any first item on: a resumed run sees what it would have."""
+    """Shuffled (index, key) pairs without end, the same from any first item on, so that a resumed run goes on alike."""
 
     def __init__(self, length: int, seed: int, first: int):
         self.length, self.seed, self.first = length, seed, first
@@ -205,10 +205,9 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     schedule = Schedule.named(config.schedule)
     torch.manual_seed(config.seed)
-    model = UNet(config.unet_config()).to(device, memory_format=torch.channels_last).train()
+    model = UNet(config.unet_config()).to(device).train()
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if init is not None:
-        from sampdetox_transforms.checkpoints import load_denoiser
-
         model.load_state_dict(load_denoiser(init).network.state_dict())
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
@@ -284,7 +283,7 @@ class TrainingState:
                     f"a run can be resumed only with the settings that it was started with, got others than those of "
                     f"{self.path}. Repeat the settings, or remove that file to begin anew."
                 )
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         part = lambda name: {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}  # noqa: E731
         self.model.load_state_dict(part("model."))
         for name, value in part("average.").items():

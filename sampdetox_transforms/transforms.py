@@ -7,7 +7,7 @@ import copy
 import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import PIL.Image
 import torch
@@ -130,7 +130,7 @@ class SampDetox(v2.Transform):
             variance_type=variance_type,
         )
         self.settings = _choose(given, preset)
-        self.mean, self.std = check_normalisation(mean, std)
+        self.normalisation = check_normalisation(mean, std)
         if batch_size is not None and (isinstance(batch_size, bool) or batch_size < 1):
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}. Leave it out for 64.")
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
@@ -165,15 +165,19 @@ class SampDetox(v2.Transform):
             if not pure:
                 kinds = sorted({type(item).__name__ for item in flat_inputs})
                 raise TypeError(
-                    f"a sample must hold an image (PIL, tv_tensors.Image or a tensor), got {', '.join(kinds) or 'nothing'}."
-                    " Convert arrays with v2.ToImage() before this transform."
+                    "a sample must hold an image (PIL, tv_tensors.Image or a tensor), got "
+                    f"{', '.join(kinds) or 'nothing'}. Convert arrays with v2.ToImage() before this transform."
                 )
             images = pure[:1]
             for other in pure[1:]:
-                if other.ndim > 2 and other.shape[-3] == 3 and (other.dtype == torch.uint8 or other.is_floating_point()):
+                if (
+                    other.ndim > 2
+                    and other.shape[-3] == 3
+                    and (other.dtype == torch.uint8 or other.is_floating_point())
+                ):
                     raise ValueError(
-                        "only the first pure tensor of a sample is taken for an image (torchvision's rule), got a second "
-                        f"one of shape {tuple(other.shape)}. Stack the images, or wrap each in tv_tensors.Image."
+                        "only the first pure tensor of a sample is taken for an image (torchvision's rule), got a "
+                        f"second one of shape {tuple(other.shape)}. Stack the images, or wrap each in tv_tensors.Image."
                     )
         for image in images:
             self._check_image(image)
@@ -198,7 +202,7 @@ class SampDetox(v2.Transform):
     def with_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> "SampDetox":
         """The same transform, sharing the network, for images normalised with ``mean`` and ``std``."""
         other = copy.copy(self)
-        other.mean, other.std = check_normalisation(mean, std)
+        other.normalisation = check_normalisation(mean, std)
         return other
 
     def _run(self, inpt: Any, pass_index: int) -> Explanation:
@@ -246,8 +250,8 @@ class SampDetox(v2.Transform):
             x = x.float() / 255
         else:
             x = x.float()
-            if self.mean is not None:
-                x = (x * _channels(self.std, x) + _channels(self.mean, x)).clamp(0, 1)
+            if self.normalisation is not None:
+                x = self.normalisation.undo(x).clamp(0, 1)
         x = x * 2 - 1
         channels, wanted = x.shape[1], self.denoiser.channels
         if channels < wanted:
@@ -266,12 +270,14 @@ class SampDetox(v2.Transform):
         x = ((x + 1) / 2).clamp(0, 1).reshape(tensor.shape)
         if tensor.dtype == torch.uint8:
             x = (x * 255).round().to(torch.uint8)
-        elif self.mean is not None:
-            x = (x - _channels(self.mean, x)) / _channels(self.std, x)
+        elif self.normalisation is not None:
+            x = self.normalisation.redo(x)
         x = x.to(tensor.device, tensor.dtype)
         if isinstance(inpt, PIL.Image.Image):
             return functional.to_pil_image(x, mode=inpt.mode)
-        return tv_tensors.wrap(x, like=inpt) if isinstance(inpt, tv_tensors.TVTensor) else x
+        if isinstance(inpt, tv_tensors.TVTensor):
+            return tv_tensors.wrap(x, like=inpt)  # pyright: ignore[reportCallIssue]
+        return x
 
     def _compute_device(self, tensor: Tensor) -> torch.device:
         own = self.denoiser.device or self._device or tensor.device
@@ -299,7 +305,7 @@ class SampDetox(v2.Transform):
                     f"PIL images must have one of the modes {PIL_MODES}, got {image.mode!r}. "
                     "Use image.convert('RGB'); keep an alpha channel aside and put it back."
                 )
-            if self.mean is not None:
+            if self.normalisation is not None:
                 raise TypeError("with mean and std images must be float tensors, got PIL. Leave mean and std out.")
             self.denoiser.check_size(image.height, image.width)
             if image.width == 0 or image.height == 0:
@@ -323,29 +329,21 @@ class SampDetox(v2.Transform):
             raise ValueError(f"images must have a pixel at least, got shape {shape}. Leave empty images out.")
         self.denoiser.check_size(*shape[-2:])
         if image.dtype == torch.uint8:
-            if self.mean is not None:
+            if self.normalisation is not None:
                 raise TypeError("with mean and std images must be float tensors, got uint8. Leave mean and std out.")
         elif image.numel():
             self._check_range(image.detach().as_subclass(Tensor))
 
     def _check_range(self, image: Tensor) -> None:
-        if self.mean is not None:
-            if len(self.mean) not in (1, image.shape[-3]):
-                raise ValueError(
-                    f"mean and std must have one value, or one a channel, got {len(self.mean)} for "
-                    f"{image.shape[-3]} channels. Give as many as the images have channels."
-                )
-            image = image.float() * _channels(self.std, image) + _channels(self.mean, image)
+        slack = 1e-5  # what rounding leaves over
+        hint = "After Normalize? Give its mean= and std=. In 0...255? Keep uint8, or divide by 255."
+        if self.normalisation is not None:
+            self.normalisation.check_channels(image.shape[-3])
+            image, slack, hint = self.normalisation.undo(image.float()), 1e-2, "Do mean and std fit the data?"
         low, high = image.amin().item(), image.amax().item()
-        slack = 1e-2 if self.mean is not None else 1e-5  # what rounding in a 16-bit float leaves over
+        if low != low:
+            raise ValueError("images must hold finite numbers, got NaN. Find where it comes from before this.")
         if not (low >= -slack and high <= 1 + slack):
-            if low != low:
-                raise ValueError("images must hold finite numbers, got NaN. Find where it comes from before this.")
-            hint = (
-                "Do mean and std fit the data?"
-                if self.mean is not None
-                else "After Normalize? Give its mean= and std=. In 0...255? Keep uint8, or divide by 255."
-            )
             raise ValueError(f"float images must be in [0, 1], got values in [{low:.4g}, {high:.4g}]. {hint}")
 
     def _check_levels(self) -> None:
@@ -391,12 +389,12 @@ class DetoxWrapper(nn.Module):
             raise ValueError(f"passes must be a whole number of 1 or more, got {passes!r}. 1 purifies once.")
         if detox is not None and not isinstance(detox, SampDetox):
             raise TypeError(f"detox must be a SampDetox, got {type(detox).__name__}. Build one with SampDetox(...).")
-        mean, std = check_normalisation(mean, std)
+        normalisation = check_normalisation(mean, std)
         detox = SampDetox() if detox is None else detox
-        if mean is not None and detox.mean is not None:
+        if normalisation is not None and detox.normalisation is not None:
             raise ValueError("mean and std must be given once, got them here and in detox. Leave one of the two out.")
         self.model, self.passes = model, passes
-        self.detox = detox if mean is None else detox.with_normalisation(mean, std)
+        self.detox = detox if normalisation is None else detox.with_normalisation(*normalisation)
 
     def forward(self, images: Tensor) -> Any:
         """Logits of purified images: (n, c, h, w) -> what the model returns, averaged over the passes.
@@ -418,18 +416,37 @@ def is_pure_tensor(item: Any) -> bool:
     return isinstance(item, Tensor) and not isinstance(item, tv_tensors.TVTensor)
 
 
-def check_normalisation(
-    mean: Sequence[float] | None, std: Sequence[float] | None
-) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+class Normalisation(NamedTuple):
+    """What ``v2.Normalize`` did to images in [0, 1]: (x - mean) / std, with one value or one a channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def undo(self, x: Tensor) -> Tensor:
+        return x * _channels(self.std, x) + _channels(self.mean, x)
+
+    def redo(self, x: Tensor) -> Tensor:
+        return (x - _channels(self.mean, x)) / _channels(self.std, x)
+
+    def check_channels(self, channels: int) -> None:
+        """Raise ValueError unless there is one value, or one for each channel."""
+        if len(self.mean) not in (1, channels):
+            raise ValueError(
+                f"mean and std must have one value, or one a channel, got {len(self.mean)} for {channels} channels. "
+                "Give as many as the images have channels."
+            )
+
+
+def check_normalisation(mean: Sequence[float] | None, std: Sequence[float] | None) -> Normalisation | None:
     """Both or neither, equally long, std above 0: raise ValueError otherwise."""
     if mean is None and std is None:
-        return None, None
+        return None
     if mean is None or std is None:
         raise ValueError(f"mean and std must be given together, got mean={mean}, std={std}. Give both or neither.")
-    means, stds = tuple(torch.as_tensor(mean).flatten().tolist()), tuple(torch.as_tensor(std).flatten().tolist())
+    means, stds = (tuple(torch.as_tensor(values).flatten().tolist()) for values in (mean, std))
     if len(means) != len(stds) or not all(value > 0 for value in stds):
         raise ValueError(f"mean and std must be equally long and std above 0, got {means} and {stds}. Correct them.")
-    return means, stds
+    return Normalisation(means, stds)
 
 
 def check_device(device: str | torch.device | None) -> torch.device | None:
@@ -465,4 +482,4 @@ def _channels(values: Sequence[float], like: Tensor) -> Tensor:
 
 
 def _join(values: Sequence) -> Any:
-    return torch.cat(values) if isinstance(values[0], Tensor) else values[0]
+    return torch.cat(list(values)) if isinstance(values[0], Tensor) else values[0]

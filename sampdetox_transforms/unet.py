@@ -79,7 +79,9 @@ class UNetConfig:
                     f"config.json: {key} must be {only!r}, got {value!r}. "
                     "Load such a network with diffusers and hand the UNet2DModel over instead."
                 )
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
+        }
         result = cls(**values)
         result._check()
         return result
