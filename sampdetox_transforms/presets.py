@@ -62,14 +62,16 @@ class Preset:
             value = getattr(self, name)
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {value!r}. {_suggest(value, allowed)}")
-        for name in ("t1", "t2"):
+        for name in ("t1", "t2", "stride", "eta", "data_range", "scale"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"{name} must be a number, a noise level, got {value!r}. 20 and 120 are the paper's.")
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"{name} must be 0 or more, got {value}. 20 and 120 are the paper's levels.")
+                what = "a number, a noise level" if name in ("t1", "t2") else "a number"
+                raise TypeError(f"{name} must be {what}, got {value!r}. Leave it out for the default.")
+        for name in ("t1", "t2"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}. 20 and 120 are the paper's.")
         for name in ("stride", "data_range", "scale"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}. Leave it out for the default.")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must be in [0, 1], got {self.eta}. 0 is deterministic, 1 is as random as DDPM.")
@@ -115,7 +117,7 @@ class Preset:
         """The map of these settings, (b, c, h, w) twice to (b, 1, h, w); see ``ssim.py``."""
         if self.map == "squared_error":
             difference = squared_error_map(x0, stage1)
-            return difference if self.direction == "dissimilarity" else -difference
+            return difference if self.direction == "dissimilarity" else self.scale - difference
         similarity = ssim_map(x0, stage1, window=self.window, data_range=self.data_range)
         return 1 - similarity if self.direction == "dissimilarity" else similarity
 

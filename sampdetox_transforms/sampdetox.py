@@ -125,11 +125,10 @@ def on_schedule(denoiser: Denoiser, trained_on: Schedule, schedule: Schedule) ->
 
     The network gets the fractional timestep with the same alphas_cumprod; levels below its own level 1 use level 1.
     """
-    if trained_on == schedule:
-        return denoiser
-    return partial(_matched, denoiser, trained_on, schedule)
+    return partial(_matched, denoiser, None if trained_on == schedule else trained_on, schedule)
 
 
-def _matched(denoiser: Denoiser, trained_on: Schedule, schedule: Schedule, x_t: Tensor, t: Tensor) -> Tensor:
-    level = schedule.convert(t.double() + 1, to=trained_on).clamp(min=1)
-    return denoiser(x_t, (level - 1).float())
+def _matched(denoiser: Denoiser, trained_on: Schedule | None, schedule: Schedule, x_t: Tensor, t: Tensor) -> Tensor:
+    if trained_on is not None:
+        t = (schedule.convert(t.double() + 1, to=trained_on) - 1).float()
+    return denoiser(x_t, t.clamp(min=0))

@@ -5,6 +5,7 @@ A step is a function ``(x_t, eps, schedule, level, next_level, noise) -> x``. ``
 float64 from log(alphas_cumprod), so that a pixel a hair above ``next_level`` moves by a hair.
 """
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -61,8 +62,11 @@ def ddim_step(
     x0_hat = scaled((-log_signal / 2).exp(), x_t - scaled(noise_share.sqrt(), eps))  # equation 4 of the paper
     if next_level == 0:
         return x0_hat
-    variance = eta**2 * next_share / noise_share * -torch.expm1(log_signal - next_log)
-    x = scaled((next_log / 2).exp(), x0_hat) + scaled((next_share - variance).sqrt(), eps)
+    log_alpha = log_signal - next_log
+    variance = eta**2 * next_share / noise_share * -torch.expm1(log_alpha)
+    # next_share - variance, written so that rounding cannot take it below 0
+    kept = next_share * (1 - eta**2 + eta**2 * next_share / noise_share * log_alpha.exp())
+    x = scaled((next_log / 2).exp(), x0_hat) + scaled(kept.sqrt(), eps)
     return x if eta == 0 else x + scaled(variance.sqrt(), noise(x_t))
 
 
@@ -70,10 +74,8 @@ def grid(start: float, stride: float) -> list[float]:
     """Levels from ``start`` down to 0 in steps of ``stride``; the last step may be short."""
     if start <= 0:
         return [0]
-    levels = [start]
-    while levels[-1] > stride:
-        levels.append(levels[-1] - stride)
-    return [*levels, 0]
+    steps = math.ceil(start / stride - 1e-9)  # the rest that rounding leaves over is no step
+    return [*(start - i * stride for i in range(steps)), 0]
 
 
 def denoise(

@@ -98,7 +98,7 @@ class Schedule:
 
         In grey levels of 0...255 it is 127.5 times as much.
         """
-        return torch.expm1(-self.log_signal(level)).sqrt()
+        return torch.expm1(-self.log_signal(level)).abs().sqrt()
 
     def level(self, sigma: float | Tensor) -> Float[Tensor, "..."]:
         """The (fractional) level with this noise standard deviation: the inverse of ``sigma``.

@@ -87,6 +87,9 @@ class UNetConfig:
         return result
 
     def _check(self) -> None:
+        for name in ("block_out_channels", "down_block_types", "up_block_types"):
+            if not isinstance(getattr(self, name), tuple):
+                raise ValueError(f"config.json: {name} must be a list, got {getattr(self, name)!r}. Correct the file.")
         depth = len(self.block_out_channels)
         if depth == 0 or len(self.down_block_types) != depth or len(self.up_block_types) != depth:
             raise ValueError(
@@ -132,6 +135,12 @@ class UNetConfig:
                     f"config.json: block_out_channels must be multiples of norm_num_groups ({self.norm_num_groups}), "
                     f"got {width}. Correct the file."
                 )
+        head_dim = self.attention_head_dim
+        if self.attention_scales and head_dim is not None and not 1 <= head_dim <= min(self.block_out_channels):
+            raise ValueError(
+                f"config.json: attention_head_dim must be in [1, {min(self.block_out_channels)}], the width of the "
+                f"narrowest block, or null, got {head_dim}. Correct the file."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The whole ``config.json`` that diffusers' ``UNet2DModel.from_pretrained`` reads."""
