@@ -1,6 +1,6 @@
 """SampDetox in a data set's transforms, then in a DataLoader: two lines more than without it.
 
-    python examples/compose.py
+python examples/compose.py
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Put the measured tables into README.md and docs/, between their markers; with --check only say whether they are there.
+"""Put the measured tables into README.md and docs/, between their markers; --check only says whether they are there.
 
     python examples/include_results.py
 

@@ -1,6 +1,6 @@
 """A classifier that sees purified images only, and what was done to one of them.
 
-    python examples/wrap_classifier.py
+python examples/wrap_classifier.py
 """
 
 import torch

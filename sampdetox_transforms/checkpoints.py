@@ -427,7 +427,7 @@ def save_checkpoint(
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` fill a file beside ``path`` and rename it: the file appears whole, or not at all."""
+    """Let ``write`` fill a file beside ``path`` and rename it: the file appears whole, or not at all (OSError)."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.touch()
@@ -435,6 +435,8 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         write(part)
         part.chmod(mode)
         os.replace(part, path)
+    except SafetensorError as error:  # a full disk, while weights are written
+        raise OSError(f"{path} could not be written: {error}. Make room, then start again.") from error
     finally:
         part.unlink(missing_ok=True)
 

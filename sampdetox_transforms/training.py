@@ -138,9 +138,15 @@ class ImageCrops(Dataset):
 
     def __getitem__(self, item: tuple[int, int]) -> Tensor:
         index, key = item
-        with Image.open(self.paths[index]) as image, torch.random.fork_rng(devices=[]):
+        try:
+            with Image.open(self.paths[index]) as file:
+                image = file.convert(self.mode)
+        except Exception as error:  # Pillow raises many kinds on damaged files
+            message = f"training images must be readable, got {error} at {self.paths[index]}. Remove it from the data."
+            raise OSError(message) from error
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key)
-            return self.augment(image.convert(self.mode)).as_subclass(Tensor)
+            return self.augment(image).as_subclass(Tensor)
 
 
 class ResumableSampler(Sampler):
@@ -208,7 +214,9 @@ def train(
     model = UNet(config.unet_config()).to(device).train()
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if init is not None:
-        model.load_state_dict(load_denoiser(init).network.state_dict())
+        start = load_denoiser(init)
+        check_same_network(start, config.unet_config())
+        model.load_state_dict(start.network.state_dict())
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
     state = TrainingState(out / "training_state.safetensors", config, model, average, optimizer)
@@ -242,6 +250,18 @@ def train(
     save_result(out, config, average, losses)
     (out / "training_state.safetensors").unlink(missing_ok=True)
     return out
+
+
+def check_same_network(start: Denoiser, config: UNetConfig) -> None:
+    """Raise ValueError, naming the keys, unless the weights to start from are of a network of this shape."""
+    own = getattr(start.network, "config", None)
+    found = asdict(own) if isinstance(own, UNetConfig) else {}
+    wrong = [k for k, v in asdict(config).items() if k not in ("sample_size", "dropout") and found.get(k) != v]
+    if wrong:
+        raise ValueError(
+            f"init must be weights of the same network, got {start.source} with another {', '.join(wrong)}. "
+            "Set these to what its config.json says."
+        )
 
 
 def save_result(out: Path, config: TrainingConfig, average: dict[str, Tensor], losses: list[float]) -> None:
