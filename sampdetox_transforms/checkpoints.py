@@ -275,11 +275,11 @@ def parse_weights(text: str) -> DetoxWeights | HubRepo | Path:
     name = text.upper().replace("-", "_")
     if name in names:
         return names[name]
-    for member in DetoxWeights:
-        if text == member.meta.repo:
-            return member
-    if Path(text).is_dir():
+    if text and Path(text).is_dir():
         return Path(text)
+    for member in DetoxWeights:
+        if text and text == member.meta.repo:
+            return member
     if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", text) and not text.startswith((".", "/")):
         repo, _, revision = text.partition("@")
         return HubRepo(repo, revision or None)
@@ -302,7 +302,7 @@ def fetch(
     Raises:
         DownloadError: saying what was wanted, from where, and how to fetch it beforehand.
     """
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     from sampdetox_transforms import __version__
@@ -320,26 +320,31 @@ def fetch(
         )
         return Path(path)
 
-    def has(name: str) -> bool:
+    def get_optional(name: str) -> Path | None:
+        """None where the repository is known not to have the file, or it is offline and the cache has none."""
+        cached = try_to_load_from_cache(repo.repo, name, cache_dir=cache_dir, revision=repo.revision)
+        known_absent = cached is not None and not isinstance(cached, str)
+        if known_absent and re.fullmatch(r"[0-9a-f]{40}", repo.revision or ""):
+            return None  # a commit does not change
         try:
-            get(name)
-        except EntryNotFoundError as error:
-            if isinstance(error, LocalEntryNotFoundError) and name != LEVELS:
-                raise
-            return False
-        return True
+            return get(name)
+        except LocalEntryNotFoundError:
+            if known_absent or local_files_only or constants.HF_HUB_OFFLINE:
+                return None
+            raise
+        except EntryNotFoundError:
+            return None
 
     try:
-        if has(CONFIG):
-            folder = get(CONFIG).parent
+        config = get_optional(CONFIG)
+        if config is not None:
+            folder, prefix = config.parent, ""
             get(SCHEDULER)
-            prefix = ""
         else:  # the layout of a diffusers pipeline
-            folder = get(f"unet/{CONFIG}").parent.parent
+            folder, prefix = get(f"unet/{CONFIG}").parent.parent, "unet/"
             get(f"scheduler/{SCHEDULER}")
-            prefix = "unet/"
-        has(LEVELS)
-        if not has(prefix + SAFETENSORS):
+        get_optional(LEVELS)
+        if get_optional(prefix + SAFETENSORS) is None:
             get(prefix + PICKLED)
     except Exception as error:
         cache = Path(cache_dir) if cache_dir else Path(constants.HF_HUB_CACHE)
@@ -503,7 +508,10 @@ def _read_state(folder: Path, sha256: str) -> dict[str, Tensor]:
     if sha256:
         verify_sha256(path, sha256)
     try:
-        return rename_old_attention(torch.load(path, map_location="cpu", weights_only=True))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+            raise TypeError("it holds no state dict of tensors")
+        return rename_old_attention(state)
     except Exception as error:  # torch.load raises many kinds on a damaged or unsafe file
         raise WeightsFileError(
             f"{path} must be readable with torch.load(weights_only=True), got: {type(error).__name__}. "

@@ -131,8 +131,10 @@ class SampDetox(v2.Transform):
         )
         self.settings = _choose(given, preset)
         self.normalisation = check_normalisation(mean, std)
-        if batch_size is not None and (isinstance(batch_size, bool) or batch_size < 1):
-            raise ValueError(f"batch_size must be 1 or more, got {batch_size}. Leave it out for 64.")
+        if batch_size is not None and (
+            isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1
+        ):
+            raise ValueError(f"batch_size must be a whole number of 1 or more, got {batch_size}. Leave it out for 64.")
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
             raise TypeError(f"seed must be a whole number or None, got {seed!r}. None draws fresh noise each call.")
         if dtype is not None and not dtype.is_floating_point:
@@ -168,19 +170,17 @@ class SampDetox(v2.Transform):
                     "a sample must hold an image (PIL, tv_tensors.Image or a tensor), got "
                     f"{', '.join(kinds) or 'nothing'}. Convert arrays with v2.ToImage() before this transform."
                 )
-            images = pure[:1]
-            for other in pure[1:]:
-                if (
-                    other.ndim > 2
-                    and other.shape[-3] == 3
-                    and (other.dtype == torch.uint8 or other.is_floating_point())
-                ):
-                    raise ValueError(
-                        "only the first pure tensor of a sample is taken for an image (torchvision's rule), got a "
-                        f"second one of shape {tuple(other.shape)}. Stack the images, or wrap each in tv_tensors.Image."
-                    )
+            images, others = pure[:1], pure[1:]
+        else:
+            others = []
         for image in images:
             self._check_image(image)
+        for other in others:
+            if other.ndim > 2 and other.shape[-3] == 3 and (other.dtype == torch.uint8 or other.is_floating_point()):
+                raise ValueError(
+                    "only the first pure tensor of a sample is taken for an image (torchvision's rule), got a second "
+                    f"one of shape {tuple(other.shape)}. Stack the images, or wrap each in tv_tensors.Image."
+                )
         self._check_worker(images)
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
@@ -290,8 +290,9 @@ class SampDetox(v2.Transform):
         if get_worker_info() is None:
             return
         devices = [self.denoiser.device] + [image.device for image in images if isinstance(image, Tensor)]
-        forked = getattr(multiprocessing.current_process(), "_start_method", None) == "fork"
-        if forked and any(device is not None and device.type == "cuda" for device in devices):
+        # None for a process of the default context, which is how a loader without multiprocessing_context starts it
+        method = getattr(multiprocessing.current_process(), "_start_method", None) or multiprocessing.get_start_method()
+        if method == "fork" and any(device is not None and device.type == "cuda" for device in devices):
             raise RuntimeError(
                 "CUDA cannot be used in a forked DataLoader worker, got SampDetox on a CUDA device in one. Apply it "
                 "after the loader, wrap the classifier in DetoxWrapper, give the loader "
