@@ -72,7 +72,7 @@ class DetoxWeights(Enum):
     BUNDLED = WeightsMeta(
         repo="",
         revision="",
-        sha256="fd3cdfff133b6d8605333549931a2b993a85683d41deb3f98f17eeea1c6900d1",
+        sha256="86bc0a319ce052bb947c596094776bc1fb6d1ad73c349003df854d1b78a7d852",
         licence="Apache-2.0",
         size_mb=6.5,
         description="GTSRB and CIFAR-10, 32x32, levels 1 to 160, 3.2 M parameters, 1.2 GFLOP a call; in the package",
