@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
 from sampdetox_transforms.authors_code import purify_authors_code
+from sampdetox_transforms.names import check_choice
 from sampdetox_transforms.sampdetox import Purified, purify
 from sampdetox_transforms.samplers import ddim_step, ddpm_step
 from sampdetox_transforms.schedule import SCHEDULES
@@ -59,9 +59,7 @@ class Preset:
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ValueError(f"{name} must be one of {allowed}, got {value!r}. {_suggest(value, allowed)}")
+            check_choice(name, getattr(self, name), allowed)
         for name in ("t1", "t2", "stride", "eta", "data_range", "scale"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float):
@@ -154,14 +152,5 @@ def get_preset(preset: str | Preset) -> Preset:
     """
     if isinstance(preset, Preset):
         return preset
-    if preset not in PRESETS:
-        raise ValueError(f"preset must be one of {tuple(PRESETS)}, got {preset!r}. {_suggest(preset, tuple(PRESETS))}")
+    check_choice("preset", preset, tuple(PRESETS))
     return PRESETS[preset]
-
-
-def _suggest(value: object, allowed: tuple) -> str:
-    names = [name for name in allowed if isinstance(name, str)]
-    near = get_close_matches(str(value).lower().replace("_", "-"), names, cutoff=0.4) or get_close_matches(
-        str(value), names, cutoff=0.4
-    )
-    return f"Did you mean {' or '.join(map(repr, near))}?" if near else "Choose one of these."

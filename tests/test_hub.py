@@ -230,14 +230,17 @@ def test_levels_file_that_cannot_be_fetched_is_not_taken_for_absent(hub, load, f
     assert load(REPO)["max_level"] == 120
 
 
+@pytest.mark.parametrize("how", ["HF_HUB_OFFLINE", "server down"])
 @pytest.mark.parametrize("layout", ["flat", "pipeline", "pickled"])
-def test_cache_filled_by_another_tool_works_offline(hub, load, files, tmp_path, layout):
+def test_cache_filled_by_another_tool_works_offline(hub, load, files, tmp_path, layout, how):
     """Other tools do not note which files a repository does not have."""
     hub.publish(REPO, in_layout(layout, files, tmp_path))
     first = load(REPO)
     for folder in (tmp_path / "home").rglob(".no_exist"):
         shutil.rmtree(folder)
-    result = load(REPO, env={"HF_HUB_OFFLINE": "1"})
+    if how == "server down":
+        hub.stop()
+    result = load(REPO, env={"HF_HUB_OFFLINE": "1"} if how == "HF_HUB_OFFLINE" else None)
     assert result.get("weights") == first["weights"], result
 
 
