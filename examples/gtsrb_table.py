@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -28,8 +28,7 @@ SETTINGS: dict[str, Preset | None] = {
     "stage 1 only, t1=120, DDIM": Preset(t1=120, t2=0),
     "DDIM 20/120, SSIM data_range 255, Gaussian": replace(SSIM, window="gaussian", data_range=255),
     "DDIM 20/120, SSIM data_range 1, Gaussian": replace(SSIM, window="gaussian"),
-    "DDIM 20/120, SSIM data_range 1, uniform": SSIM,
-    "`ddim` (default)": PRESETS["ddim"],
+    "DDIM 20/120, blurred squared error": Preset(map="squared_error"),
     "`paper`": PRESETS["paper"],
     "`paper-linear`": PRESETS["paper-linear"],
     "`authors-code`": PRESETS["authors-code"],
@@ -50,32 +49,42 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=500, help="images a cell")
     parser.add_argument("--n-ddpm", type=int, default=100, help="images a cell for the settings that walk every level")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--skip-ddpm", action="store_true")
+    parser.add_argument("--settings", choices=("all", "ddim", "ddpm"), default="all", help="ddpm: those of --n-ddpm")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--render", action="store_true", help="only write OUT.md anew from OUT.json")
     parser.add_argument("--out", type=Path, help="path without a suffix for the .json and .md files")
     args = parser.parse_args()
 
-    denoiser = load_denoiser(args.weights)
+    if args.render:
+        result = json.loads(args.out.with_suffix(".json").read_text())
+        write_atomically(args.out.with_suffix(".md"), lambda path: path.write_text(table(result)))
+        return
+    denoiser = load_denoiser(args.weights).set_precision(getattr(torch, args.dtype))
     images, labels = load_gtsrb(args.split, args.n, args.seed)
     victims = load_victims()
     rows = []
     for name, preset in SETTINGS.items():
         every_level = preset is not None and preset.stride == 1
-        if every_level and args.skip_ddpm:
+        if args.settings != "all" and every_level != (args.settings == "ddpm"):
             continue
         n = min(args.n, args.n_ddpm) if every_level else args.n
-        rows.append({"setting": name, **measure(preset, denoiser, images[:n], labels[:n], victims, args.seed)})
+        row = measure(preset, denoiser, images[:n], labels[:n], victims, args.seed)
+        rows.append({"setting": name, "preset": preset and asdict(preset), **row})
         print(f"{name}: {rows[-1]}", file=sys.stderr)
-    aucs = {name: map_auc(preset, denoiser, images, labels, victims, args.seed) for name, preset in MAPS.items()}
+    maps = {} if args.settings == "ddpm" else MAPS
+    aucs = {name: map_auc(preset, denoiser, images, labels, victims, args.seed) for name, preset in maps.items()}
     result = {
         "command": command_line(),
         "weights": denoiser.source if args.weights == "bundled" else Path(args.weights).name,
         "split": args.split,
         "seed": args.seed,
+        "dtype": args.dtype,
+        "victims": [victim.name for victim in victims],
         "hardware": hardware(),
         "rows": rows,
         "map_auc": aucs,
     }
-    text = table(result, [victim.name for victim in victims])
+    text = table(result)
     if args.out:
         write_atomically(
             args.out.with_suffix(".json"), lambda path: path.write_text(json.dumps(result, indent=1) + "\n")
@@ -140,23 +149,25 @@ def share(hits: Tensor) -> float:
     return round(float(hits.double().mean()), 4)
 
 
-def table(result: dict, names: list[str]) -> str:
+def table(result: dict) -> str:
     """The Markdown tables, with the command and hardware under them."""
+    names = result["victims"]
     head = "| setting | " + " | ".join(f"{name}: CA / PA / ASR" for name in names) + " | calls | ms an image | n |\n"
     lines = [head, "|---" * (len(names) + 4) + "|\n"]
     for row in result["rows"]:
         cells = [f"{row[name]['CA']:.3f} / {row[name]['PA']:.3f} / {row[name]['ASR']:.3f}" for name in names]
         n = row[names[0]]["n_clean"]
-        lines.append(
-            f"| {row['setting']} | {' | '.join(cells)} | {row['network_calls']:g} | {row['ms_per_image']:g} | {n} |\n"
-        )
-    lines += ["\n| map after stage 1 (t1=20) | " + " | ".join(f"AUC, {name}" for name in names) + " |\n"]
-    lines += ["|---" * (len(names) + 1) + "|\n"]
+        default = " (`ddim`, the default)" if row["preset"] == asdict(PRESETS["ddim"]) else ""
+        cost = f"{row['network_calls']:g} | {row['ms_per_image']:g}"
+        lines.append(f"| {row['setting']}{default} | {' | '.join(cells)} | {cost} | {n} |\n")
+    if result["map_auc"]:
+        lines += ["\n| map after stage 1 (t1=20) | " + " | ".join(f"AUC, {name}" for name in names) + " |\n"]
+        lines += ["|---" * (len(names) + 1) + "|\n"]
     for name, auc in result["map_auc"].items():
         lines.append(f"| {name} | {' | '.join(f'{auc[victim]:.3f}' for victim in names)} |\n")
     lines.append(
         f"\n`{result['command']}`: weights `{result['weights']}`, GTSRB {result['split']}, seed {result['seed']}, "
-        f"float32; {result['hardware']}.\n"
+        f"{result['dtype']}; {result['hardware']}.\n"
     )
     return "".join(lines)
 

@@ -268,7 +268,11 @@ def save_result(out: Path, config: TrainingConfig, average: dict[str, Tensor], l
     """Write the checkpoint with the averaged weights, and the loss of every step."""
     settings = {
         "max_level": config.max_level,
-        "training": {**asdict(config), "data": ["/".join(Path(folder).parts[-2:]) for folder in config.data], "done": len(losses)},
+        "training": {
+            **asdict(config),
+            "data": ["/".join(Path(folder).parts[-2:]) for folder in config.data],
+            "done": len(losses),
+        },
     }
     dtype = torch.float16 if config.half else None
     save_checkpoint(out, config.unet_config(), average, Schedule.named(config.schedule), settings, dtype)
