@@ -21,12 +21,13 @@ from torch import Tensor
 from sampdetox_transforms import PRESETS, Preset, SampDetox, load_denoiser
 from sampdetox_transforms.checkpoints import write_atomically
 
-SSIM = Preset(map="ssim")
+SSIM = Preset(map="ssim", data_range=1)
 SETTINGS: dict[str, Preset | None] = {
     "no defense": None,
     "stage 1 only, t1=20, DDIM": Preset(t2=0),
     "stage 1 only, t1=120, DDIM": Preset(t1=120, t2=0),
     "DDIM 20/120, SSIM data_range 255, Gaussian": replace(SSIM, window="gaussian", data_range=255),
+    "DDIM 20/120, SSIM data_range 255, uniform": replace(SSIM, data_range=255),
     "DDIM 20/120, SSIM data_range 1, Gaussian": replace(SSIM, window="gaussian"),
     "DDIM 20/120, blurred squared error": Preset(map="squared_error"),
     "`paper`": PRESETS["paper"],

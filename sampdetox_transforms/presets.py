@@ -10,7 +10,7 @@ from sampdetox_transforms.names import check_choice
 from sampdetox_transforms.sampdetox import Purified, purify
 from sampdetox_transforms.samplers import ddim_step, ddpm_step
 from sampdetox_transforms.schedule import SCHEDULES
-from sampdetox_transforms.ssim import WINDOWS, absolute, minmax, squared_error_map, ssim_map
+from sampdetox_transforms.ssim import WINDOWS, absolute, dissimilarity_map, minmax, squared_error_map
 
 CHOICES = {
     "schedule": (None, *SCHEDULES),
@@ -48,9 +48,9 @@ class Preset:
     stride: float = 20
     eta: float = 0.0
     variance_type: str = "fixed_small"
-    map: str = "squared_error"
+    map: str = "ssim"
     window: str = "uniform"
-    data_range: float = 1.0
+    data_range: float = 255.0
     direction: str = "dissimilarity"
     normalisation: str = "minmax"
     scale: float = 1.0
@@ -116,8 +116,8 @@ class Preset:
         if self.map == "squared_error":
             difference = squared_error_map(x0, stage1)
             return difference if self.direction == "dissimilarity" else self.scale - difference
-        similarity = ssim_map(x0, stage1, window=self.window, data_range=self.data_range)
-        return 1 - similarity if self.direction == "dissimilarity" else similarity
+        difference = dissimilarity_map(x0, stage1, window=self.window, data_range=self.data_range)
+        return difference if self.direction == "dissimilarity" else 1 - difference
 
 
 AUTHORS_CODE: dict[str, Any] = {field.name: field.default for field in fields(Preset)} | {
@@ -134,7 +134,7 @@ AUTHORS_CODE: dict[str, Any] = {field.name: field.default for field in fields(Pr
     "noise": "shared",
 }
 
-PAPER = Preset(schedule="cosine", sampler="ddpm", stride=1, map="ssim")
+PAPER = Preset(schedule="cosine", sampler="ddpm", stride=1, data_range=1.0)
 
 PRESETS = {
     "ddim": Preset(),

@@ -15,7 +15,7 @@ from torch import Tensor
 from sampdetox_transforms.noise import fresh_noise, subset
 from sampdetox_transforms.samplers import Denoiser, Noise, Step, ddim_step, denoise, grid
 from sampdetox_transforms.schedule import Schedule
-from sampdetox_transforms.ssim import minmax, squared_error_map
+from sampdetox_transforms.ssim import dissimilarity_map, minmax
 
 Map = Callable[[Tensor, Tensor], Float[Tensor, "b 1 h w"]]
 
@@ -52,7 +52,7 @@ def purify(
     t2: float = 120,
     stride: float = 20,
     step: Step = ddim_step,
-    dissimilarity: Map = squared_error_map,
+    dissimilarity: Map = dissimilarity_map,
     normalise: Callable[[Tensor], Tensor] = minmax,
     noise: Noise = fresh_noise,
 ) -> Purified:

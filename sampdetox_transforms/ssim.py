@@ -86,6 +86,13 @@ def ssim_map(
     return weigh_channels(luminance * structure, channel_weights)
 
 
+def dissimilarity_map(
+    x: Float[Tensor, "b c h w"], y: Float[Tensor, "b c h w"], *, window: str = "uniform", data_range: float = 255.0
+) -> Float[Tensor, "b 1 h w"]:
+    """1 - SSIM, 0 where the images are equal; ``data_range`` as in ``ssim_map``."""
+    return 1 - ssim_map(x, y, window=window, data_range=data_range)
+
+
 def squared_error_map(
     x: Float[Tensor, "b c h w"], y: Float[Tensor, "b c h w"], *, sigma: float = 1.0
 ) -> Float[Tensor, "b 1 h w"]:

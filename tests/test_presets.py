@@ -54,7 +54,9 @@ DDIM = {
     "sampler": "ddim",
     "stride": 20,
     "eta": 0.0,
-    "map": "squared_error",
+    "map": "ssim",
+    "window": "uniform",
+    "data_range": 255,
     "direction": "dissimilarity",
     "normalisation": "minmax",
     "gate": "own-level",
@@ -119,10 +121,11 @@ def similarity(x, y):
     return reference.similarity(x, y, win_size=7, data_range=1.0)
 
 
+SQUARED = Preset(t1=20, t2=50, map="squared_error")
 GAUSSIAN_255 = {"gaussian_weights": True, "sigma": 1.5, "win_size": None, "data_range": 255}
 CASES = [
-    (Preset(t1=20, t2=50), reference.ddim_pixel, partial(stretched, blurred_squared_error)),
-    (Preset(t1=20, t2=50, eta=0.5), partial(reference.ddim_pixel, eta=0.5), partial(stretched, blurred_squared_error)),
+    (Preset(t1=20, t2=50), reference.ddim_pixel, partial(stretched, partial(dissimilarity, data_range=255))),
+    (replace(SQUARED, eta=0.5), partial(reference.ddim_pixel, eta=0.5), partial(stretched, blurred_squared_error)),
     (replace(PRESETS["paper"], t1=3, t2=5), reference.ddpm_pixel, partial(stretched, dissimilarity)),
     (
         replace(PRESETS["paper"], t1=4, t2=6, stride=2, variance_type="fixed_large"),
@@ -140,7 +143,7 @@ CASES = [
         partial(stretched, partial(dissimilarity, **GAUSSIAN_255)),
     ),
     (
-        Preset(t1=20, t2=50, normalisation="absolute", scale=0.01),
+        replace(SQUARED, normalisation="absolute", scale=0.01),
         reference.ddim_pixel,
         lambda x, y: np.stack([np.clip(blurred_squared_error(a, b) / 0.01, 0, 1) for a, b in zip(x, y, strict=True)]),
     ),

@@ -179,7 +179,7 @@ def test_seed_decides_the_result(tiny):
     assert_same_kind(SampDetox(tiny, t2=40, seed=-(2**70))(image), image)
 
 
-@pytest.mark.parametrize("settings", [{}, {"eta": 1.0}, {"sampler": "ddpm"}, {"map": "ssim"}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"eta": 1.0}, {"sampler": "ddpm"}, {"map": "squared_error"}], ids=str)
 def test_result_depends_on_neither_batch_nor_order(tiny, settings):
     images = pixels(5, 3, HEIGHT, WIDTH)
     expected = torch.stack([SampDetox(tiny, t2=40, seed=0, **settings)(image) for image in images])
