@@ -117,7 +117,7 @@ def test_pipeline_layout_is_read(tmp_path, tiny, tiny_denoiser):
     assert torch.equal(predict(read), predict(tiny_denoiser))
 
 
-def test_write_atomically_leaves_the_old_file_and_no_other_when_writing_fails(tmp_path):
+def test_write_atomically_replaces_the_file_or_leaves_it_alone(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
 
@@ -128,7 +128,9 @@ def test_write_atomically_leaves_the_old_file_and_no_other_when_writing_fails(tm
     with pytest.raises(OSError, match="No space left"):
         write_atomically(path, fail)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-    write_atomically(path, lambda part: part.write_text("new"))
+    with path.open() as reader:
+        write_atomically(path, lambda part: part.write_text("new"))
+        assert reader.read() == "old", "the file is written over, not replaced: a kill would leave half of it"
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
 
 

@@ -136,6 +136,13 @@ def test_revision_is_the_one_that_is_asked_for(hub, load, checkpoints):
     assert load(f"{REPO}@{commits[1]}")["weights"] == new["weights"]
 
 
+def test_branch_is_asked_anew_for_what_it_did_not_have(hub, load, files):
+    hub.publish(REPO, pipeline(files))
+    assert load(REPO)["max_level"] == 1000
+    hub.publish(REPO, files | {LEVELS: b'{"max_level": 120}'})
+    assert load(REPO).get("max_level") == 120
+
+
 def test_default_weights_ask_for_exactly_the_pinned_commit(hub, load, files):
     pinned = DetoxWeights.DEFAULT.meta
     hub.publish(pinned.repo, files)
