@@ -320,37 +320,40 @@ def fetch(
         )
         return Path(path)
 
-    def get_optional(name: str) -> Path | None:
-        """None where the repository is known not to have the file, or it is offline and the cache has none."""
-        cached = try_to_load_from_cache(repo.repo, name, cache_dir=cache_dir, revision=repo.revision)
-        known_absent = cached is not None and not isinstance(cached, str)
+    def cached(name: str) -> Any:
+        return try_to_load_from_cache(repo.repo, name, cache_dir=cache_dir, revision=repo.revision)
+
+    def get_optional(name: str, *others: str) -> Path | None:
+        """None where the repository does not have the file; one of ``others`` in the cache shows that it does not."""
+        known_absent = cached(name) is not None and not isinstance(cached(name), str)
         if known_absent and re.fullmatch(r"[0-9a-f]{40}", repo.revision or ""):
             return None  # a commit does not change
         try:
             return get(name)
         except LocalEntryNotFoundError:
-            if known_absent or local_files_only or constants.HF_HUB_OFFLINE:
+            if known_absent or any(isinstance(cached(other), str) for other in others):
                 return None
             raise
         except EntryNotFoundError:
             return None
 
     try:
-        config = get_optional(CONFIG)
+        config = get_optional(CONFIG, f"unet/{CONFIG}")
         if config is not None:
             folder, prefix = config.parent, ""
             get(SCHEDULER)
         else:  # the layout of a diffusers pipeline
             folder, prefix = get(f"unet/{CONFIG}").parent.parent, "unet/"
             get(f"scheduler/{SCHEDULER}")
-        get_optional(LEVELS)
-        if get_optional(prefix + SAFETENSORS) is None:
+        get_optional(LEVELS, prefix + SAFETENSORS, prefix + PICKLED)
+        if get_optional(prefix + SAFETENSORS, prefix + PICKLED) is None:
             get(prefix + PICKLED)
     except Exception as error:
         cache = Path(cache_dir) if cache_dir else Path(constants.HF_HUB_CACHE)
+        reason = next(iter(str(error).strip().splitlines()), "")
         raise DownloadError(
             f"could not fetch the weights {repo.repo} (revision {repo.revision or 'main'}) from {constants.ENDPOINT} "
-            f"into {cache}: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''} "
+            f"into {cache}: {type(error).__name__}: {reason} "
             f"Fetch them beforehand, where there is a network, with 'sampdetox weights fetch {repo}' (HF_HOME names "
             "the cache to carry over), or use weights='bundled', which needs no network."
         ) from error
@@ -384,6 +387,11 @@ def read_checkpoint(folder: str | Path, *, source: str = "", sha256: str = "") -
 def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
     """The schedule of a ``scheduler_config.json``; its prediction type must be the noise."""
     _require_epsilon(config.get("prediction_type", "epsilon"))
+    if config.get("rescale_betas_zero_snr"):
+        raise ValueError(
+            "scheduler_config.json: rescale_betas_zero_snr must be false, got true. Hand the network over with its own "
+            "betas: weights=(network, Schedule(betas))."
+        )
     betas = config.get("trained_betas")
     if betas is not None:
         return Schedule(betas, name="custom")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from numbers import Real
 from typing import Any
 
 from sampdetox_transforms.authors_code import purify_authors_code
@@ -62,7 +63,7 @@ class Preset:
             check_choice(name, getattr(self, name), allowed)
         for name in ("t1", "t2", "stride", "eta", "data_range", "scale"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
+            if isinstance(value, bool) or not isinstance(value, Real):
                 what = "a number, a noise level" if name in ("t1", "t2") else "a number"
                 raise TypeError(f"{name} must be {what}, got {value!r}. Leave it out for the default.")
         for name in ("t1", "t2"):

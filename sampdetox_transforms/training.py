@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
-from sampdetox_transforms.checkpoints import Denoiser, load_denoiser, save_checkpoint, write_atomically
+from sampdetox_transforms.checkpoints import SAFETENSORS, Denoiser, load_denoiser, save_checkpoint, write_atomically
 from sampdetox_transforms.schedule import Schedule
 from sampdetox_transforms.unet import UNet, UNetConfig
 
+STATE = "training_state.safetensors"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 
 
@@ -64,6 +65,8 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         levels = Schedule.named(self.schedule).num_levels
+        if isinstance(self.data, str):
+            raise TypeError(f"data must be a tuple of folders, got the string {self.data!r}. Write ({self.data!r},).")
         if not self.data:
             raise ValueError("data must name one folder of images or more, got none. Give the folder's path.")
         for name in ("size", "steps", "batch_size", "save_every"):
@@ -208,6 +211,10 @@ def train(
     """
     out, device = Path(out), torch.device(device)
     paths = list_images(config.data)
+    if (out / SAFETENSORS).exists() and not (out / STATE).exists():
+        raise ValueError(
+            f"out must be a new folder, or that of an unfinished run, got {out} with finished weights. Name another."
+        )
     out.mkdir(parents=True, exist_ok=True)
     schedule = Schedule.named(config.schedule)
     torch.manual_seed(config.seed)
@@ -219,7 +226,7 @@ def train(
         model.load_state_dict(start.network.state_dict())
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
-    state = TrainingState(out / "training_state.safetensors", config, model, average, optimizer)
+    state = TrainingState(out / STATE, config, model, average, optimizer)
     first, losses = state.load()
 
     sampler = ResumableSampler(len(paths), config.seed, first * config.batch_size)
@@ -248,7 +255,7 @@ def train(
             state.save(step + 1, losses)
             save_result(out, config, average, losses)
     save_result(out, config, average, losses)
-    (out / "training_state.safetensors").unlink(missing_ok=True)
+    (out / STATE).unlink(missing_ok=True)
     return out
 
 

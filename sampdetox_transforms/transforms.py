@@ -4,6 +4,7 @@ Everything about input kinds, value ranges, devices and seeds is here; the metho
 """
 
 import copy
+import math
 import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -141,9 +142,10 @@ class SampDetox(v2.Transform):
             raise ValueError(f"dtype must be a floating-point dtype, got {dtype}. torch.bfloat16 is the fast one.")
         self.batch_size, self.seed = batch_size or 64, seed
         target = check_device(device)
-        self.denoiser = load_denoiser(
-            weights, cache_dir=cache_dir, local_files_only=local_files_only, token=token
-        ).set_precision(dtype)
+        denoiser = load_denoiser(weights, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
+        if denoiser is weights and dtype not in (None, denoiser.dtype):
+            denoiser = copy.deepcopy(denoiser)  # the one that was handed over stays as it is
+        self.denoiser = denoiser.set_precision(dtype)
         name = self.settings.schedule
         self.schedule = self.denoiser.schedule if name is None else Schedule.named(name)
         self._check_levels()
@@ -214,7 +216,8 @@ class SampDetox(v2.Transform):
             result = Purified(*(_join(values) for values in zip(*(vars(c).values() for c in chunks), strict=True)))
         else:
             empty = x0.new_zeros((0, 1, *x0.shape[2:]), dtype=torch.float64)
-            result = Purified(x0, x0, empty, empty, torch.zeros(0, dtype=torch.long), 0.0, 0.0)
+            sigmas = (float(self.schedule.sigma(level)) for level in (self.settings.t1, self.settings.t2))
+            result = Purified(x0, x0, empty, empty, torch.zeros(0, dtype=torch.long), *sigmas)
 
         lead = tensor.shape[:-3]
         planes = max(1, len(x0) // max(1, lead.numel()))  # 3 where a grey network took the colours one by one
@@ -445,8 +448,12 @@ def check_normalisation(mean: Sequence[float] | None, std: Sequence[float] | Non
     if mean is None or std is None:
         raise ValueError(f"mean and std must be given together, got mean={mean}, std={std}. Give both or neither.")
     means, stds = (tuple(torch.as_tensor(values).flatten().tolist()) for values in (mean, std))
-    if len(means) != len(stds) or not all(value > 0 for value in stds):
-        raise ValueError(f"mean and std must be equally long and std above 0, got {means} and {stds}. Correct them.")
+    if len(means) != len(stds) or not all(
+        0 < s < math.inf and math.isfinite(m) for m, s in zip(means, stds, strict=True)
+    ):
+        raise ValueError(
+            f"mean and std must be equally long, finite, and std above 0, got {means} and {stds}. Correct them."
+        )
     return Normalisation(means, stds)
 
 

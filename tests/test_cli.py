@@ -543,7 +543,7 @@ def test_pictures_too_large_for_the_weights_fail_alone(run, weights, tmp_path, m
         (("--preset", "authors-code", "--stride", "20"), "fixes stride"),
         (("--weights", "bundeld"), "Did you mean BUNDLED"),
         (("--device", "cuda:99"), "device must be one that is available"),
-        (("--batch-size", "0"), "batch_size must be 1 or more"),
+        (("--batch-size", "0"), "batch_size must be a whole number of 1 or more"),
     ],
 )
 def test_a_bad_setting_is_one_line(run, weights, tmp_path, flags, message):

@@ -76,7 +76,7 @@ def test_ddim_step_equals_diffusers(schedule, eta, steps, stride, strides_left):
 @quick
 @given(
     level=st.floats(0.01, 300),
-    share=st.floats(0, 0.999),
+    share=st.one_of(st.just(0.0), st.floats(1e-6, 0.999)),  # below that log(alphas_cumprod) underflows
     variance_type=st.sampled_from(["fixed_small", "fixed_large"]),
 )
 def test_ddpm_step_equals_the_posterior_at_fractional_levels(level, share, variance_type):
