@@ -413,12 +413,12 @@ def check_writable(folder: Path) -> None:
 
 def check_training_folder(out: Path, data: Sequence[str]) -> None:
     """Raise OSError where ``out`` cannot be written, ValueError where it is inside the data or a finished run's."""
-    from sampdetox_transforms.checkpoints import SAFETENSORS
+    from sampdetox_transforms.training import is_finished
 
     for folder in data:
         if out.resolve().is_relative_to(Path(folder).resolve()):
             raise ValueError(f"OUT must be outside of DATA, got {out} in {folder}. Its loss.png would be trained on.")
-    if (out / SAFETENSORS).exists() and not (out / "training_state.safetensors").exists():
+    if is_finished(out):
         raise ValueError(f"OUT must not hold finished weights, got {out}. Give another; --init goes on from these.")
     check_writable(out)
 

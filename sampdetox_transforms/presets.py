@@ -80,8 +80,8 @@ class Preset:
                 "Take preset='authors-code' as it is, or change only its t1 and t2."
             )
         if self.gate == "authors-code":
-            for name in AUTHORS_CODE.keys() - {"t1", "t2"}:  # all else is part of that function
-                if getattr(self, name) != AUTHORS_CODE[name]:
+            for name in AUTHORS_CODE:
+                if name not in ("t1", "t2") and getattr(self, name) != AUTHORS_CODE[name]:
                     raise ValueError(
                         f"the authors' code fixes {name} = {AUTHORS_CODE[name]!r}, got {getattr(self, name)!r}. "
                         "Change only its t1 and t2, or start from another preset."

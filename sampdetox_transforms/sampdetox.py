@@ -109,15 +109,16 @@ def local_stage(
     Images whose map is 0 everywhere cost nothing; finding them is the one host read of the method.
     """
     active = timestep_map.detach().amax(dim=(1, 2, 3)) > 0
-    if not active.any():
+    index = active.nonzero()[:, 0]
+    if not len(index):
         return stage1
-    every = bool(active.all())
-    x, level = (stage1, timestep_map) if every else (stage1[active], timestep_map[active])
+    every = len(index) == len(stage1)
+    x, level = (stage1, timestep_map) if every else (stage1[index], timestep_map[index])
     noise = noise if every else subset(noise, active)
     x_t = schedule.add_noise(x, level, noise(x))
     x = denoise(x_t, denoiser, schedule, levels, step, noise, timestep_map=level)
     x = torch.where(level > 0, x.clamp(-1, 1), x)
-    return x if every else stage1.index_put((active,), x)
+    return x if every else stage1.index_put((index,), x)
 
 
 def on_schedule(denoiser: Denoiser, trained_on: Schedule, schedule: Schedule) -> Denoiser:

@@ -211,7 +211,7 @@ def train(
     """
     out, device = Path(out), torch.device(device)
     paths = list_images(config.data)
-    if (out / SAFETENSORS).exists() and not (out / STATE).exists():
+    if is_finished(out):
         raise ValueError(
             f"out must be a new folder, or that of an unfinished run, got {out} with finished weights. Name another."
         )
@@ -257,6 +257,11 @@ def train(
     save_result(out, config, average, losses)
     (out / STATE).unlink(missing_ok=True)
     return out
+
+
+def is_finished(out: Path) -> bool:
+    """Whether a folder holds weights that no run is still working on."""
+    return (out / SAFETENSORS).exists() and not (out / STATE).exists()
 
 
 def check_same_network(start: Denoiser, config: UNetConfig) -> None:
