@@ -93,6 +93,8 @@ def build_parser() -> argparse.ArgumentParser:
         ("inspect", add_inspect, "purify one picture and draw what was done to it"),
         ("weights", add_weights, "list, fetch or verify weights"),
         ("train", add_train, "train a denoiser on folders of images"),
+        ("victim", add_victim, "train a classifier with a backdoor, to measure defenses on"),
+        ("evaluate", add_evaluate, "measure defenses on classifiers with a backdoor"),
     ):
         add(
             commands.add_parser(
@@ -127,6 +129,24 @@ def widths(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
+def target_label(text: str) -> int | None:
+    """A class index, or none."""
+    return None if text == "none" else int(text)
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """NAME=VALUE -> (NAME, VALUE), the value as a number or a truth value where it is one."""
+    name, found, value = text.partition("=")
+    if not found:
+        raise ValueError(f"a setting must be NAME=VALUE, got {text!r}. Write size=5, say.")
+    if value in ("true", "false"):
+        return name, value == "true"
+    try:
+        return name, number(value)
+    except ValueError:
+        return name, value
+
+
 # Flags that are fields of TrainingConfig: name, type, default, what it is. The defaults are tested to be the library's.
 TRAIN_FLAGS: tuple[tuple[str, Callable[[str], Any], Any, str], ...] = (
     ("size", int, 32, "height and width of the training crops in pixels"),
@@ -146,6 +166,26 @@ TRAIN_FLAGS: tuple[tuple[str, Callable[[str], Any], Any, str], ...] = (
     ("workers", int, 1, "processes that read images, 0 or more"),
     ("save_every", int, 500, "steps between two saves, 1 or more"),
 )
+
+
+# Flags that are fields of VictimConfig, in the same way. None stands for "the attack's own".
+VICTIM_FLAGS: tuple[tuple[str, Callable[[str], Any], Any, str], ...] = (
+    ("attack", str, "badnets", "attack to poison with; 'none' for a clean classifier; a wrong name lists all"),
+    ("poison_rate", float, None, "share of the images that are poisoned, in (0, 1]; for clean-label attacks of the "
+     "target class"),
+    ("mode", str, None, "all2one, all2all or clean-label"),
+    ("robust_noise", float, 0.0, "share of noise in poisoned training images, in [0, 1): the paper's adaptive attacks"),
+    ("classifier", str, "preact-resnet18-narrow", "preact-resnet18, preact-resnet18-narrow, resnet34 or vgg19"),
+    ("size", int, 32, "height and width that images are resized to, in pixels"),
+    ("epochs", int, 4, "times that each image is seen, 1 or more"),
+    ("batch_size", int, 128, "images a step, 1 or more"),
+    ("learning_rate", float, 0.1, "highest learning rate, above 0"),
+    ("weight_decay", float, 5e-4, "weight decay, 0 or more"),
+    ("crop", int, 2, "padding of the random crops in pixels, 0 for none; large ones cut corner triggers off"),
+    ("seed", int, 0, "any whole number"),
+    ("surrogate", str, None, "folder of a victim with attack 'none' on the same data, for triggers optimised on one"),
+    ("picture", str, None, "image file, for the attacks that take one"),
+)  # fmt: skip
 
 
 def add_method_flags(parser: argparse.ArgumentParser) -> None:
@@ -213,10 +253,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "A run that was killed goes on from its last save when the same command is started again."
     parser.add_argument("data", metavar="DATA", nargs="+", help="folders of images, searched at any depth")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder for the weights, outside of DATA")
-    for name, kind, default, text in TRAIN_FLAGS:
-        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-        flag, metavar = "--" + name.replace("_", "-"), {str: "NAME", float: "X", widths: "N,N,..."}.get(kind, "N")
-        parser.add_argument(flag, type=kind, default=default, metavar=metavar, help=f"{text} (default: {shown})")
+    add_flags(parser, TRAIN_FLAGS)
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, help="compute in bfloat16 (default: where the "
         "processor or card has it)")  # fmt: skip
     parser.add_argument("--half", action="store_true", help="store the weights in float16, half the size (default: no)")
@@ -224,6 +261,60 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         "name (default: random weights)")  # fmt: skip
     add_device(parser)
     parser.set_defaults(run=run_train)
+
+
+def add_flags(parser: argparse.ArgumentParser, flags: Sequence[tuple[str, Callable[[str], Any], Any, str]]) -> None:
+    """Flags from a table of (field, type, default, text)."""
+    for name, kind, default, text in flags:
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        shown = "as usual for it" if default is None else shown
+        flag, metavar = "--" + name.replace("_", "-"), {str: "NAME", float: "X", widths: "N,N,..."}.get(kind, "N")
+        parser.add_argument(flag, type=kind, default=default, metavar=metavar, help=f"{text} (default: {shown})")
+
+
+def add_victim(parser: argparse.ArgumentParser) -> None:
+    """``sampdetox victim``."""
+    parser.epilog = "A run that was killed goes on from its last epoch when the same command is started again."
+    parser.add_argument("data", metavar="DATA", help="image folder to train on, a subfolder for each class")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder for the victim, outside of DATA")
+    parser.add_argument("--target-label", type=target_label, default=0, metavar="N", help="the attacker's class, an "
+        "index into the sorted subfolders, or 'none' for mode all2all (default: 0)")  # fmt: skip
+    add_flags(parser, VICTIM_FLAGS)
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="the attack's own settings, such as "
+        "size=5 pattern=checker; a wrong name lists all")  # fmt: skip
+    parser.add_argument("--flip", action="store_true", help="mirror half of the images; wrong for signs (default: no)")
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, help="compute in bfloat16 (default: where the "
+        "processor or card has it)")  # fmt: skip
+    parser.add_argument("--test", metavar="FOLDER", help="measure CA, PA and ASR on this image folder in the end")
+    add_device(parser)
+    parser.set_defaults(run=run_victim)
+
+
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    """``sampdetox evaluate``."""
+    parser.epilog = "An interrupted run goes on at the first missing row when the same command is started again."
+    parser.add_argument("victims", metavar="VICTIM", nargs="+", type=Path, help="folders that 'sampdetox victim' wrote")
+    parser.add_argument("--data", required=True, metavar="FOLDER", help="image folder of test images")
+    parser.add_argument("-o", "--out", type=Path, metavar="JSON", help="file for the results; the table goes beside it "
+        "as .md, the drawing of a figure as .png (default: print only)")  # fmt: skip
+    parser.add_argument("--experiment", default="comparison", metavar="NAME", help="comparison, ablation, levels, "
+        "transformations, samplers, adaptive, semantic or robustness (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--defense", nargs="+", metavar="NAME", help="only these of its defenses (default: all)")
+    parser.add_argument("--weights", default="bundled", metavar="WEIGHTS", help="denoiser: a name, a folder, or "
+        "user/repo[@revision] on the Hub (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--full-range", metavar="WEIGHTS", help="denoiser that knows all noise levels, for zip, "
+        "sancdifi and high levels, which are left out without one")  # fmt: skip
+    parser.add_argument("--n", type=int, default=560, metavar="N", help="test images, 1 or more (default: %(default)s)")
+    parser.add_argument("--n-slow", type=int, default=50, metavar="N", help="test images for defenses of more than 20 "
+        "network calls an image (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at once (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="any whole number (default: %(default)s)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="what the denoisers "
+        "compute in (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--backdoorbench", action="store_true", help="VICTIM is a record that BackdoorBench made; it "
+        "is a pickle, which can run code: only from people you trust")  # fmt: skip
+    add_device(parser)
+    parser.set_defaults(run=run_evaluate)
 
 
 def add_demo(parser: argparse.ArgumentParser) -> None:
@@ -356,6 +447,145 @@ def run_train(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_victim(args: argparse.Namespace) -> int:
+    """Train or resume a victim, then measure it where test images are given."""
+    from tqdm import tqdm
+
+    from sampdetox_transforms.victims import ABOUT, VictimConfig, image_folder, load_victim, measure, train_victim
+
+    fields = {name: getattr(args, name) for name in (*(flag[0] for flag in VICTIM_FLAGS), "flip", "bf16")}
+    settings = dict(setting(text) for text in args.set)
+    config = VictimConfig(data=args.data, target_label=args.target_label, settings=settings, **fields)
+    if args.out.resolve().is_relative_to(Path(args.data).resolve()):
+        raise ValueError(f"OUT must be outside of DATA, got {args.out} in {args.data}. It would be a class of its own.")
+    test = None if args.test is None else image_folder(args.test, config.size)
+    check_writable(args.out)
+    device = choose_device(args.device)
+    with tqdm(unit="step", file=sys.stderr, disable=None) as bar:
+        if (args.out / ABOUT).exists() and test is not None:
+            victim = load_victim(args.out, device=device)  # trained before: measure only
+        else:
+            victim = train_victim(config, args.out, device=device, progress=staged_progress(bar))
+    print(f"the victim is in {args.out}; measure defenses on it with:")
+    print(f"  sampdetox evaluate {shlex.quote(str(args.out))} --data TEST_FOLDER")
+    if test is not None:
+        shares = measure(victim, test, device)
+        print_facts({k: f"{s.value:.4f} [{s.low:.4f}, {s.high:.4f}] of {s.n}" for k, s in shares.items()})
+    return 0
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    """Run an experiment on victims, print its table, write JSON, Markdown and, for a figure, a drawing."""
+    from tqdm import tqdm
+
+    from sampdetox_transforms.experiments import EXPERIMENTS, ROBUSTNESS
+    from sampdetox_transforms.names import check_choice
+    from sampdetox_transforms.victims import image_folder
+
+    check_choice("experiment", args.experiment, (*EXPERIMENTS, ROBUSTNESS))
+    for name in ("n", "n_slow", "batch_size"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be 1 or more, got {getattr(args, name)}. Leave it out.")
+    if args.out is not None:
+        if args.out.suffix != ".json":
+            raise ValueError(f"--out must end in .json, got {args.out}. The table goes beside it as .md.")
+        check_writable(args.out.parent)
+    device = choose_device(args.device)
+    victims = read_victims(args, device)
+    sizes = {victim.size for victim in victims}
+    if len(sizes) > 1:
+        raise ValueError(f"victims must take images of one size, got {sorted(map(str, sizes))}. Evaluate them apart.")
+    dataset = image_folder(args.data, sizes.pop())
+    run = run_robustness if args.experiment == ROBUSTNESS else run_table
+    with tqdm(unit="image", file=sys.stderr, disable=None) as bar:
+        text = run(args, victims, dataset, device, row_progress(bar))
+    print(text)
+    if args.out is not None:
+        from sampdetox_transforms.checkpoints import write_atomically
+
+        write_atomically(args.out.with_suffix(".md"), lambda path: path.write_text(text + "\n"))
+    return 0
+
+
+def run_table(args: argparse.Namespace, victims: list, dataset, device: str, progress: Callable) -> str:
+    """Measure rows of CA, PA and ASR; return the table."""
+    import torch
+
+    from sampdetox_transforms.checkpoints import load_denoiser
+    from sampdetox_transforms.evaluation import evaluate
+    from sampdetox_transforms.experiments import Tools, get_experiment, render_experiment
+    from sampdetox_transforms.names import check_choice
+    from sampdetox_transforms.panel import draw_bars
+
+    tools = Tools(
+        denoiser=load_denoiser(args.weights).to(device),
+        full_range=None if args.full_range is None else load_denoiser(args.full_range).to(device),
+        seed=args.seed,
+        dtype=getattr(torch, args.dtype),
+        device=device,
+        n_slow=args.n_slow,
+    )
+    columns = get_experiment(args.experiment).columns(tools)
+    if args.defense is not None:
+        for name in args.defense:
+            check_choice("--defense", name, tuple(column.name for column in columns))
+        columns = [column for column in columns if column.name in args.defense]
+    report = evaluate(
+        victims,
+        columns,
+        dataset,
+        n=min(args.n, len(dataset)),
+        seed=args.seed,
+        batch_size=args.batch_size,
+        device=device,
+        out=args.out,
+        about={**about_run(args), "weights": Path(args.weights).name, "dtype": args.dtype},
+        progress=progress,
+    )
+    if args.out is not None and args.experiment == "comparison":  # the paper's Figure 5
+        times: dict[str, list[float]] = {}
+        for row in report.rows:
+            times.setdefault(row.defense, []).append(row.ms_per_image)
+        means = {name: sum(values) / len(values) for name, values in times.items() if name != "none"}
+        if means:
+            draw_bars(means, args.out.with_suffix(".png"), "ms an image, without the classifier")
+    return render_experiment(args.experiment, report)
+
+
+def run_robustness(args: argparse.Namespace, victims: list, dataset, device: str, progress: Callable) -> str:
+    """Measure visibility and robustness, the paper's Figure 2; return the table."""
+    import json
+    from dataclasses import asdict
+
+    from sampdetox_transforms.checkpoints import write_atomically
+    from sampdetox_transforms.environment import describe
+    from sampdetox_transforms.evaluation import evaluate_robustness
+    from sampdetox_transforms.experiments import footnote, render_robustness
+    from sampdetox_transforms.panel import draw_scatter
+
+    n = min(args.n, len(dataset))
+    rows = evaluate_robustness(victims, dataset, n=n, seed=args.seed, device=device, progress=progress)
+    settings = {**about_run(args), "n": n, "seed": args.seed, "test_images": len(dataset)}
+    environments = [describe(device)]
+    if args.out is not None:
+        document = {"settings": settings, "environments": environments, "rows": [asdict(row) for row in rows]}
+        write_atomically(args.out, lambda path: path.write_text(json.dumps(document) + "\n"))
+        groups = {row.victim: (row.visibility, row.robustness) for row in rows}
+        draw_scatter(groups, args.out.with_suffix(".png"), ("visibility v", "robustness eta_r"))
+    return render_robustness(rows) + "\n\n" + footnote(settings, environments)
+
+
+def about_run(args: argparse.Namespace) -> dict[str, str]:
+    """What is stored with results: the command, with folders by their last names, the experiment and the data."""
+    data = "/".join(Path(args.data).parts[-2:])
+    shown = ["evaluate", *(folder.name for folder in args.victims), "--data", data, "--experiment", args.experiment]
+    shown += ["--defense", *args.defense] if args.defense else []
+    shown += ["--weights", Path(args.weights).name]
+    shown += ["--full-range", Path(args.full_range).name] if args.full_range else []
+    shown += ["--n", str(args.n), "--n-slow", str(args.n_slow), "--seed", str(args.seed), "--dtype", args.dtype]
+    return {"command": shlex.join(["sampdetox", *shown]), "experiment": args.experiment, "data": data}
+
+
 def run_demo_command(args: argparse.Namespace) -> int:
     """Run the demo and print its table."""
     check_writable(args.out.parent)
@@ -436,6 +666,51 @@ def training_progress(bar) -> Callable[[int, float], None]:
         bar.update()
 
     return progress
+
+
+def staged_progress(bar) -> Callable[[str, int, int, float], None]:
+    """A progress function for ``train_victim``: one bar after the other for the trigger and the epochs."""
+    now = None
+
+    def progress(what: str, done: int, total: int, loss: float) -> None:
+        nonlocal now
+        if what != now:
+            now = what
+            bar.reset(total)
+            bar.set_description(what)
+        bar.n = done
+        if loss == loss:
+            bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+        bar.update(0)
+
+    return progress
+
+
+def row_progress(bar) -> Callable[[str, str, int, int], None]:
+    """A progress function for ``evaluate``: one bar, begun anew for each row."""
+    now = None
+
+    def progress(victim: str, defense: str, done: int, total: int) -> None:
+        nonlocal now
+        if (victim, defense) != now:
+            now = victim, defense
+            bar.reset(total)
+            bar.set_description(f"{victim}, {defense}")
+        bar.n = done
+        bar.update(0)
+
+    return progress
+
+
+def read_victims(args: argparse.Namespace, device: str) -> list:
+    """The victims of ``sampdetox evaluate``: ours, or records of BackdoorBench where these were allowed."""
+    if args.backdoorbench:
+        from sampdetox_transforms.backdoorbench import load_record
+
+        return [load_record(folder, allow_pickle=True).victim(folder.name) for folder in args.victims]
+    from sampdetox_transforms.victims import load_victim
+
+    return [load_victim(folder, device=device) for folder in args.victims]
 
 
 def print_facts(facts: dict[str, str]) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional
 
 from sampdetox_transforms.transforms import SampDetox
+from sampdetox_transforms.victims import Victim
 
 CLASSIFIER_FILE = Path(__file__).parent / "weights" / "demo" / "classifier.safetensors"
 SIZE = 32
@@ -123,6 +124,15 @@ def load_classifier() -> DemoClassifier:
     classifier = DemoClassifier()
     classifier.load_state_dict(load_file(CLASSIFIER_FILE))
     return classifier.eval()
+
+
+def demo_victims() -> list[Victim]:
+    """The embedded classifier once for each of its triggers, for ``evaluation.evaluate``."""
+    model = load_classifier()
+    return [
+        Victim(trigger.name, model, trigger.plant, trigger.target_label, "all2one", len(CLASSES), SIZE)
+        for trigger in TRIGGERS
+    ]
 
 
 def run_demo(

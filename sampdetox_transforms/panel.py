@@ -1,6 +1,6 @@
 """Pictures for people: panels of an image's way through the method, and loss curves. Drawn without pyplot's state."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,11 +137,44 @@ def draw_loss_curve(losses: Sequence[float], out: str | Path) -> None:
     if len(finite) and 0 < 10 * finite.min() < finite.max():
         axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss (squared error of the noise)")
+    _finish(axes, ("step", "loss (squared error of the noise)"))
+    _save(figure, Path(out))
+
+
+def draw_scatter(groups: Mapping[str, tuple[Sequence[float], Sequence[float]]], out: str | Path, axes_titles) -> None:
+    """Draw named groups of dots (x values, y values) into the file ``out``; raises as ``draw_panel``."""
+    if not groups:
+        raise ValueError("a scatter must have a group at least, got none. Give {name: (x, y)}.")
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.subplots()
+    markers = "osv^D*PX<>hp"
+    for i, (name, (x, y)) in enumerate(groups.items()):
+        axes.scatter(x, y, s=14, alpha=0.7, color=f"C{i % 10}", marker=markers[i % len(markers)], label=name)
+    axes.legend(frameon=False, fontsize=8, ncols=2)
+    _finish(axes, axes_titles)
+    _save(figure, Path(out))
+
+
+def draw_bars(values: Mapping[str, float], out: str | Path, title: str) -> None:
+    """Draw one horizontal bar a name, on a logarithmic scale, into the file ``out``; raises as ``draw_panel``."""
+    if not values:
+        raise ValueError("a bar chart must have a bar at least, got none. Give {name: value}.")
+    figure = Figure(figsize=(6.4, 0.4 + 0.34 * len(values)), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.barh(list(values), list(values.values()), color=LINE)
+    axes.bar_label(bars, fmt="%.3g", padding=3, fontsize=8)
+    axes.set_xscale("log")
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    _finish(axes, (title, ""))
+    _save(figure, Path(out))
+
+
+def _finish(axes: Axes, titles: tuple[str, str]) -> None:
+    axes.set_xlabel(titles[0])
+    axes.set_ylabel(titles[1])
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
-    _save(figure, Path(out))
 
 
 def check_format(out: str | Path) -> None:

@@ -226,8 +226,10 @@ def train(
         model.load_state_dict(start.network.state_dict())
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
-    state = TrainingState(out / STATE, config, model, average, optimizer)
-    first, losses = state.load()
+    fixed = {k: v for k, v in asdict(config).items() if k not in ("steps", "save_every", "workers", "cooldown")}
+    state = TrainingState(out / STATE, json.dumps(fixed, sort_keys=True), model, optimizer, average)
+    losses = state.load()
+    first = len(losses)
 
     sampler = ResumableSampler(len(paths), config.seed, first * config.batch_size)
     dataset = ImageCrops(paths, config.size, config.channels, config.zoom)
@@ -252,7 +254,7 @@ def train(
         losses.append(float(loss.detach()))
         progress(step + 1, losses[-1])
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-            state.save(step + 1, losses)
+            state.save(losses)
             save_result(out, config, average, losses)
     save_result(out, config, average, losses)
     (out / STATE).unlink(missing_ok=True)
@@ -293,14 +295,27 @@ def save_result(out: Path, config: TrainingConfig, average: dict[str, Tensor], l
 
 
 class TrainingState:
-    """What a killed run needs to go on, in one safetensors file: weights, their average, Adam's moments, losses."""
+    """What a killed run needs to go on, in one safetensors file: weights, the optimiser's moments, losses.
 
-    def __init__(self, path: Path, config: TrainingConfig, model: nn.Module, average: dict, optimizer):
-        self.path, self.model, self.average, self.optimizer = path, model, average, optimizer
-        fixed = {k: v for k, v in asdict(config).items() if k not in ("steps", "save_every", "workers", "cooldown")}
-        self.settings = json.dumps(fixed, sort_keys=True)
+    Args:
+        path: the file.
+        settings: what a run must share with the one that it goes on from.
+        average: a moving average of the weights, where the run keeps one.
+    """
 
-    def save(self, step: int, losses: list[float]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        settings: str,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: dict[str, Tensor] | None = None,
+    ):
+        self.path, self.settings, self.model, self.optimizer = path, settings, model, optimizer
+        self.average = {} if average is None else average
+
+    def save(self, losses: list[float]) -> None:
+        """Write the state, whole or not at all; ``losses`` has one for each step done."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
@@ -309,10 +324,10 @@ class TrainingState:
         tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
         write_atomically(self.path, lambda path: save_file(tensors, path, {"settings": self.settings}))
 
-    def load(self) -> tuple[int, list[float]]:
-        """Return the steps done and their losses; (0, []) where there is nothing to resume."""
+    def load(self) -> list[float]:
+        """Restore what was saved and return the losses; [] where there is nothing to resume."""
         if not self.path.exists():
-            return 0, []
+            return []
         with safe_open(self.path, "pt") as file:
             if (file.metadata() or {}).get("settings") != self.settings:
                 raise ValueError(
@@ -329,8 +344,7 @@ class TrainingState:
             index, name = key.split(".")
             moments.setdefault(int(index), {})[name] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
-        losses = tensors["losses"].tolist()
-        return len(losses), losses
+        return tensors["losses"].tolist()
 
 
 def psnr(x0: Tensor, restored: Tensor) -> Tensor:

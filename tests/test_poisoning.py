@@ -1,5 +1,6 @@
 """Poisoned and triggered data sets: which images, which labels, and that they can be read back."""
 
+import json
 from functools import partial
 
 import numpy as np
@@ -8,9 +9,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from sampdetox_transforms.attacks import PoisonedDataset, TriggeredDataset, badnets, load_trigger, wanet, warp_field
+from sampdetox_transforms.attacks import (
+    PoisonedDataset,
+    TriggeredDataset,
+    badnets,
+    bpp,
+    bpp_negative,
+    load_trigger,
+    wanet,
+    wanet_noise,
+    warp_field,
+)
 
 quick = settings(deadline=None, max_examples=50, derandomize=True)
 
@@ -170,6 +183,196 @@ def test_indices_from_the_end_and_beyond():
         assert torch.equal(dataset[-1][0], dataset[len(dataset) - 1][0])
         with pytest.raises(IndexError):
             dataset[len(dataset)]
+
+
+# Cover images
+
+
+def mean_of_both(image: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    return (image + other) / 2
+
+
+@quick
+@given(n=st.integers(20, 80), rate=st.floats(0.05, 0.5), cover_rate=st.floats(0.05, 0.45), seed=st.integers(0, 2**40))
+def test_cover_images_keep_their_label_and_are_not_poisoned(n, rate, cover_rate, seed):
+    clean = Pictures(n)
+    poisoned = PoisonedDataset(
+        clean, invert, 2, rate, seed=seed, num_classes=5, cover=mean_of_both, cover_rate=cover_rate
+    )
+    chosen, covers, partners = (v.tolist() for v in (poisoned.indices, poisoned.cover_indices, poisoned.partners))
+    assert len(covers) == len(partners) == round(cover_rate * n) and covers == sorted(set(covers))
+    assert not set(chosen) & set(covers)
+    assert chosen == PoisonedDataset(clean, invert, 2, rate, seed=seed, num_classes=5).indices.tolist()
+    partner = dict(zip(covers, partners, strict=True))
+    for i in range(n):
+        (image, label), (before, truth) = poisoned[i], clean[i]
+        if i in partner:
+            assert partner[i] != i
+            assert torch.equal(image, mean_of_both(before, clean[partner[i]][0])) and label == truth
+        else:
+            assert torch.equal(image, 1 - before if i in chosen else before)
+            assert label == (2 if i in chosen else truth)
+
+
+def test_covers_and_partners_are_drawn_evenly_and_by_the_seed():
+    def drawn(seed):
+        data = PoisonedDataset(Pictures(30), invert, 0, 0.2, seed=seed, cover=mean_of_both, cover_rate=0.3)
+        return data.cover_indices.tolist(), data.partners.tolist()
+
+    assert drawn(1) == drawn(1) != drawn(2)
+    covers, partners = (np.concatenate(lists) for lists in zip(*map(drawn, range(200)), strict=True))
+    for values in (covers, partners):
+        frequency = np.bincount(values, minlength=30) / 1800
+        assert frequency.min() > 0.5 / 30 and frequency.max() < 1.6 / 30
+
+
+def test_attacks_with_cover_images_of_this_package():
+    clean = Pictures(20)
+    field = warp_field(6, 6, generator=torch.Generator().manual_seed(0))
+    noisy = PoisonedDataset(
+        clean, partial(wanet, field=field), 0, 0.1, cover=lambda x, other: wanet_noise(x, field), cover_rate=0.2
+    )
+    assert len(noisy.cover_indices) == 4
+    i = int(noisy.cover_indices[0])
+    assert not torch.equal(noisy[i][0], clean[i][0]) and noisy[i][1] == clean.true[i]
+    negatives = PoisonedDataset(clean, bpp, 0, 0.1, cover=bpp_negative, cover_rate=0.1)
+    i, j = int(negatives.cover_indices[0]), int(negatives.partners[0])
+    assert torch.equal(negatives[i][0], bpp_negative(clean[i][0], clean[j][0]))
+
+
+def test_a_cover_that_does_not_fit_is_refused():
+    make = partial(PoisonedDataset, Pictures(10), invert, 0, 0.5)
+    for rate in (-0.1, 1.0, float("nan")):
+        with pytest.raises(ValueError, match=rf"cover_rate must be in \[0, 1\), got {rate}. It is a share"):
+            make(cover=mean_of_both, cover_rate=rate)
+    with pytest.raises(ValueError, match=r"cover and cover_rate must be given together, got a cover and"):
+        make(cover=mean_of_both)
+    with pytest.raises(ValueError, match=r"given together, got no cover and cover_rate 0.2. Give both, or neither"):
+        make(cover_rate=0.2)
+    with pytest.raises(ValueError, match=r"from 1 to 5 images, .* got 0.04 of 10 images, 0. Raise it."):
+        make(cover=mean_of_both, cover_rate=0.04)
+    with pytest.raises(ValueError, match=r"from 1 to 5 images, .* got 0.6 of 10 images, 6. Lower it or poison_rate"):
+        make(cover=mean_of_both, cover_rate=0.6)
+    assert len(make(cover=mean_of_both, cover_rate=0.5).cover_indices) == 5
+    for cover, message in (
+        (lambda x, other: x + other + 1, r"the cover's results must be in \[0, 1\]"),
+        (lambda x, other: x[:1], r"must keep the image's shape, got \(1, 6, 6\) for \(3, 6, 6\)"),
+    ):
+        data = make(cover=cover, cover_rate=0.1)
+        with pytest.raises(ValueError, match=message):
+            data[int(data.cover_indices[0])]
+
+
+def test_cover_images_are_saved_and_files_without_them_still_load(tmp_path):
+    path = tmp_path / "poison"
+    saved = PoisonedDataset(Pictures(40), invert, 1, 0.25, cover=mean_of_both, cover_rate=0.2)
+    saved.save(path, trigger={"field": torch.ones(2)})
+    assert list(load_trigger(path)) == ["field"]
+    loaded = PoisonedDataset.load(path, Pictures(40), invert, cover=mean_of_both)
+    assert loaded.cover_rate == 0.2
+    assert all(torch.equal(a[0], b[0]) and a[1] == b[1] for a, b in zip(loaded, saved, strict=True))
+    with pytest.raises(ValueError, match=r"got no cover and cover_rate 0.2"):
+        PoisonedDataset.load(path, Pictures(40), invert)
+    without = PoisonedDataset(Pictures(40), invert, 1, 0.25)
+    without.save(path)
+    with pytest.raises(ValueError, match=r"got a cover and cover_rate 0.0"):
+        PoisonedDataset.load(path, Pictures(40), invert, cover=mean_of_both)
+    # A file as it was before there were cover images.
+    with safe_open(path, framework="pt") as file:
+        about = json.loads(file.metadata()["poisoning"])
+    del about["cover_rate"]
+    save_file({"indices": without.indices}, path, {"poisoning": json.dumps(about)})
+    old = PoisonedDataset.load(path, Pictures(40), invert)
+    assert torch.equal(old.indices, without.indices) and old.cover_rate == 0 and len(old.cover_indices) == 0
+
+
+# All items at once
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 256])
+@pytest.mark.parametrize(("mode", "target"), [("all2one", 1), ("all2all", None), ("clean-label", 2)])
+def test_items_at_once_equal_items_one_by_one(batch_size, mode, target):
+    poisoned = PoisonedDataset(Pictures(30, kind="RGB"), badnets, target, 0.5, mode, cover=bpp_negative, cover_rate=0.3)
+    test = TriggeredDataset(Pictures(30, kind="uint8"), badnets, target, mode)
+    for data in (poisoned, test):
+        images, labels = data.materialise(batch_size)
+        assert images.dtype == torch.float32 and labels.dtype == torch.int64
+        assert torch.equal(images, torch.stack([image for image, _ in data]))
+        assert torch.equal(labels, data.targets)
+        labels += 1
+        assert not torch.equal(labels, data.targets)  # a copy
+
+
+def test_items_at_once_are_altered_in_batches():
+    sizes = []
+
+    def attack(images):
+        sizes.append(len(images))
+        return 1 - images
+
+    TriggeredDataset(Pictures(10), attack, 0, num_classes=5).materialise(3)
+    assert sizes == [3, 3, 2]
+    sizes.clear()
+    PoisonedDataset(Pictures(10), attack, 0, 1.0).materialise(4)
+    assert sizes == [4, 4, 2]
+
+
+def test_training_images_may_be_poisoned_in_another_way():
+    clean = Pictures(20)
+
+    def poison(images, labels):
+        return images * (labels / 10)[:, None, None, None]
+
+    for mode, target in (("all2one", 1), ("clean-label", 3)):
+        poisoned = PoisonedDataset(clean, invert, target, 0.5, mode)
+        images, labels = poisoned.materialise(4, poison)
+        for i in range(20):
+            true = clean.true[i]
+            expected = clean[i][0] * (true / 10) if i in poisoned.indices else clean[i][0]
+            torch.testing.assert_close(images[i], expected)  # with the true label
+        assert torch.equal(labels, poisoned.targets)
+
+
+def test_items_at_once_leave_the_data_set_alone():
+    class Stored(Pictures):
+        def __init__(self):
+            super().__init__(6)
+            self.images = torch.rand(6, 3, 6, 6)
+
+        def __getitem__(self, index):
+            return self.images[index], self.true[index]
+
+    clean = Stored()
+    before = clean.images.clone()
+    for data in (PoisonedDataset(clean, lambda x: x.zero_(), 0, 1.0), TriggeredDataset(clean, lambda x: x.zero_(), 0)):
+        assert not data.materialise()[0].any()
+        assert torch.equal(clean.images, before)
+    covered = PoisonedDataset(clean, invert, 0, 0.5, cover=lambda x, other: other.zero_(), cover_rate=0.5)
+    images, _ = covered.materialise()
+    assert not images[covered.cover_indices].any() and not covered[int(covered.cover_indices[0])][0].any()
+    assert torch.equal(clean.images, before)
+
+
+def test_items_at_once_are_checked():
+    class Sizes(Pictures):
+        def __getitem__(self, index):
+            image, label = super().__getitem__(index)
+            return image[:, : 6 - index % 2], label
+
+    for make in (lambda data, attack: PoisonedDataset(data, attack, 0, 1.0), lambda d, a: TriggeredDataset(d, a, 0)):
+        with pytest.raises(ValueError, match=r"images must have one shape to be stacked, got .*\(3, 5, 6\).*Resize"):
+            make(Sizes(10), invert).materialise()
+        for size in (0, -1):
+            with pytest.raises(ValueError, match=f"batch_size must be 1 or more, got {size}. Leave it out for 256"):
+                make(Pictures(10), invert).materialise(size)
+        with pytest.raises(ValueError, match=r"the attack's results must be in \[0, 1\]"):
+            make(Pictures(10), lambda images: images + 1).materialise()
+        with pytest.raises(ValueError, match=r"must keep the image's shape, got \(3, 6, 6\) for \(8, 3, 6, 6\)|10, 3"):
+            make(Pictures(10), lambda images: images[0]).materialise()
+        with pytest.raises(TypeError, match="PIL images must have the mode L or RGB"):
+            make(Pictures(10, kind="RGBA"), invert).materialise()
+    with pytest.raises(ValueError, match=r"the attack's results must be in \[0, 1\]"):
+        PoisonedDataset(Pictures(10), invert, 0, 0.5).materialise(poison=lambda images, labels: images - 1)
 
 
 # Saving

@@ -9,7 +9,7 @@ from typing import Any
 
 import PIL.Image
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -24,6 +24,7 @@ MODES = ("all2one", "all2all", "clean-label")
 LABEL_NAMES = ("targets", "labels", "_labels")
 TRIGGER = "trigger."  # how the trigger's tensors are named in a saved file
 Attack = Callable[[Tensor], Tensor]
+Cover = Callable[[Tensor, Tensor], Tensor]
 
 
 class PoisonedDataset(Dataset):
@@ -35,6 +36,10 @@ class PoisonedDataset(Dataset):
     indices, whatever the workers and the order. Random augmentation belongs behind this data set, not into the
     wrapped one: a trigger comes before it.
 
+    Some attacks train on cover images too: altered, but with their true label. ``cover(image, other)`` makes them of
+    ``cover_rate`` of all images, none of them poisoned; ``other`` is another image, drawn by the seed. WaNet's noise
+    mode is ``lambda image, other: wanet_noise(image, field)`` at .2; BPP's negatives are ``bpp_negative`` at .1.
+
     Args:
         dataset: pairs (image, label), as torchvision has them; PIL images (L or RGB) and uint8 tensors become float32.
             Labels are read from ``targets``, ``labels`` or ``_labels``, or else from each item.
@@ -44,14 +49,19 @@ class PoisonedDataset(Dataset):
         mode: "all2one", "all2all" or "clean-label".
         seed: draws which images are poisoned.
         num_classes: K; None for the length of ``dataset.classes``, or else the largest label + 1.
+        cover: two images (c, h, w) in [0, 1] to one; None for no cover images.
+        cover_rate: share of all images, in (0, 1) with ``cover``, else 0.
 
     Attributes:
         indices: (m,) the poisoned images, sorted.
+        cover_indices: (k,) the cover images, sorted.
+        partners: (k,) which image ``cover`` gets as ``other``, for each of them.
         targets: (n,) the labels as given out.
 
     Raises:
-        ValueError: a target label outside the classes, a rate outside (0, 1], labels out of range, nothing to poison;
-            on reading an item: images outside [0, 1], an attack that changes the shape or leaves [0, 1].
+        ValueError: a target label outside the classes, a rate out of range, labels out of range, nothing to poison or
+            too little left to cover; on reading an item: images outside [0, 1], an attack or a cover that changes the
+            shape or leaves [0, 1].
         TypeError: on reading an item: what is no image.
     """
 
@@ -64,8 +74,11 @@ class PoisonedDataset(Dataset):
         mode: str = "all2one",
         seed: int = 0,
         num_classes: int | None = None,
+        *,
+        cover: Cover | None = None,
+        cover_rate: float = 0.0,
     ):
-        labels, num_classes = _check(dataset, target_label, mode, num_classes)
+        labels, num_classes = check_target(dataset, target_label, mode, num_classes)
         if not 0 < poison_rate <= 1:
             raise ValueError(f"poison_rate must be in (0, 1], got {poison_rate}. It is a share: 0.1 is a tenth.")
         of = labels == target_label if mode == "clean-label" else torch.ones_like(labels, dtype=torch.bool)
@@ -76,28 +89,74 @@ class PoisonedDataset(Dataset):
                 f"poison_rate must select an image at least, got {poison_rate} of {len(candidates)} images"
                 f"{f' of class {target_label}' if mode == 'clean-label' else ''}. Raise it, or take more images."
             )
-        order = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))
-        self._set(dataset, attack, labels, candidates[order[:count]].sort().values, target_label, mode, num_classes)
-        self.poison_rate, self.seed = poison_rate, seed
+        covers = _check_cover(cover, cover_rate, len(labels), len(labels) - count)
+        generator = torch.Generator().manual_seed(seed)
+        indices = candidates[torch.randperm(len(candidates), generator=generator)[:count]].sort().values
+        free = torch.ones_like(labels, dtype=torch.bool)
+        free[indices] = False
+        others = free.nonzero()[:, 0]
+        cover_indices = others[torch.randperm(len(others), generator=generator)[:covers]].sort().values
+        partners = torch.randint(max(len(labels) - 1, 1), (covers,), generator=generator)
+        partners += partners >= cover_indices  # any image but the cover image itself
+        self._set(dataset, attack, labels, indices, target_label, mode, num_classes, cover, cover_indices, partners)
+        self.poison_rate, self.seed, self.cover_rate = poison_rate, seed, cover_rate
 
-    def _set(self, dataset, attack, labels, indices, target_label, mode, num_classes) -> None:
+    def _set(
+        self, dataset, attack, labels, indices, target_label, mode, num_classes, cover, cover_indices, partners
+    ) -> None:
         self.dataset, self.attack, self.indices = dataset, attack, indices
         self.target_label, self.mode, self.num_classes = target_label, mode, num_classes
-        self._labels_sha256 = _sha256(labels)
+        self.cover, self.cover_indices, self.partners = cover, cover_indices, partners
+        self._labels, self._labels_sha256 = labels, _sha256(labels)
         self.targets = labels.clone()
         self.targets[indices] = attacker_labels(labels[indices], target_label, num_classes)  # clean-label: the same
         self._poisoned = torch.zeros(len(labels), dtype=torch.bool)
         self._poisoned[indices] = True
+        self._partner = torch.full((len(labels),), -1)  # of cover images; -1 for all others
+        self._partner[cover_indices] = partners
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image = unit_image(self.dataset[index][0])
-        return (apply(self.attack, image) if self._poisoned[index] else image), int(self.targets[index])
+        image, partner = unit_image(self.dataset[index][0]), int(self._partner[index])
+        if self._poisoned[index]:
+            image = apply(self.attack, image)
+        elif self.cover is not None and partner >= 0:
+            image = apply(self.cover, image, unit_image(self.dataset[partner][0]), name="cover")
+        return image, int(self.targets[index])
+
+    def materialise(
+        self, batch_size: int = 256, poison: Cover | None = None
+    ) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"]]:
+        """All items at once: images, float32, and labels. The attack and the cover get batches (b, c, h, w).
+
+        Args:
+            batch_size: how many images they get at once.
+            poison: (images, true labels) to images, in place of the attack: for attacks that alter training images in
+                another way than test images, such as label-consistent ones.
+
+        Raises:
+            ValueError: images of different shapes; what reading an item raises; a batch size below 1.
+            TypeError: what reading an item raises.
+        """
+        check_batch_size(batch_size)
+        images = stack_images(self.dataset, torch.arange(len(self)))
+        clean = [images[partners] for partners in self.partners.split(batch_size)]  # before any is altered
+        for batch in self.indices.split(batch_size):
+            if poison is None:
+                images[batch] = apply(self.attack, images[batch]).to(images)
+            else:
+                images[batch] = apply(poison, images[batch], self._labels[batch]).to(images)
+        if self.cover is not None:
+            for batch, others in zip(self.cover_indices.split(batch_size), clean, strict=True):
+                images[batch] = apply(self.cover, images[batch], others, name="cover").to(images)
+        return images, self.targets.clone()
 
     def save(self, path: str | PathLike[str], *, trigger: Mapping[str, Tensor] | None = None) -> None:
         """Write the indices, the settings and the ``trigger``'s tensors by name to a safetensors file, whole or not.
+
+        Neither the images nor the attack and the cover are in it: ``load`` takes them again.
 
         Raises:
             OSError: the file cannot be written.
@@ -109,31 +168,44 @@ class PoisonedDataset(Dataset):
             "seed": self.seed,
             "num_classes": self.num_classes,
             "labels_sha256": self._labels_sha256,
+            "cover_rate": self.cover_rate,
         }
         tensors = {f"{TRIGGER}{name}": value.detach().cpu().contiguous() for name, value in (trigger or {}).items()}
         tensors["indices"] = self.indices
+        if self.cover is not None:
+            tensors |= {"cover_indices": self.cover_indices, "partners": self.partners}
         metadata = {"format": "pt", "poisoning": json.dumps(about)}
         write_atomically(Path(path), lambda part: save_file(tensors, part, metadata))
 
     @classmethod
-    def load(cls, path: str | PathLike[str], dataset: Any, attack: Attack) -> "PoisonedDataset":
+    def load(
+        cls, path: str | PathLike[str], dataset: Any, attack: Attack, *, cover: Cover | None = None
+    ) -> "PoisonedDataset":
         """Poison ``dataset`` as the saved file says; ``load_trigger`` reads the tensors that the attack may need.
 
         Raises:
-            ValueError: no such file of ours, or a data set with other labels than the saved one.
+            ValueError: no such file of ours, a data set with other labels than the saved one, a cover where the file
+                has no cover images, or none where it has some.
             OSError: a file that cannot be read.
         """
         tensors, about = _read(path)
         mode, target_label = about["mode"], about["target_label"]
-        labels, num_classes = _check(dataset, target_label, mode, about["num_classes"])
+        labels, num_classes = check_target(dataset, target_label, mode, about["num_classes"])
         if _sha256(labels) != about["labels_sha256"]:
             raise ValueError(
                 f"the data set must have the labels that {path} was saved with, got {len(labels)} others. "
                 "Give the same data set in the same order."
             )
+        none = torch.empty(0, dtype=torch.long)
+        cover_indices, partners = tensors.get("cover_indices", none), tensors.get("partners", none)
+        cover_rate = about.get("cover_rate", 0.0)  # files of earlier versions have no cover images
+        _check_cover(cover, cover_rate, len(labels), len(labels))
         self = cls.__new__(cls)
-        self._set(dataset, attack, labels, tensors["indices"], target_label, mode, num_classes)
-        self.poison_rate, self.seed = about["poison_rate"], about["seed"]
+        self._set(
+            *(dataset, attack, labels, tensors["indices"], target_label, mode, num_classes),
+            *(cover, cover_indices, partners),
+        )
+        self.poison_rate, self.seed, self.cover_rate = about["poison_rate"], about["seed"], cover_rate
         return self
 
 
@@ -157,7 +229,7 @@ class TriggeredDataset(Dataset):
         mode: str = "all2one",
         num_classes: int | None = None,
     ):
-        labels, num_classes = _check(dataset, target_label, mode, num_classes)
+        labels, num_classes = check_target(dataset, target_label, mode, num_classes)
         self.dataset, self.attack = dataset, attack
         kept = torch.ones_like(labels, dtype=torch.bool) if mode == "all2all" else labels != target_label
         self.indices = kept.nonzero()[:, 0]
@@ -172,6 +244,14 @@ class TriggeredDataset(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image = unit_image(self.dataset[int(self.indices[index])][0])
         return apply(self.attack, image), int(self.targets[index])
+
+    def materialise(self, batch_size: int = 256) -> tuple[Float[Tensor, "m c h w"], Int[Tensor, " m"]]:
+        """All items at once, as ``PoisonedDataset.materialise`` gives them."""
+        check_batch_size(batch_size)
+        images = stack_images(self.dataset, self.indices)
+        for batch in images.split(batch_size):  # views
+            batch.copy_(apply(self.attack, batch))
+        return images, self.targets.clone()
 
 
 def load_trigger(path: str | PathLike[str]) -> dict[str, Tensor]:
@@ -216,19 +296,34 @@ def unit_image(image: Any) -> Tensor:
     return image.as_subclass(Tensor)
 
 
-def apply(attack: Attack, image: Tensor) -> Tensor:
-    """The triggered image, checked; the attack gets a copy, so that it cannot touch the data set's."""
-    result = attack(image.clone())
-    check_images(result, "the attack's results")
+def stack_images(dataset: Any, indices: Int[Tensor, " n"]) -> Float[Tensor, "n c h w"]:
+    """The images at ``indices``, float32; they must have one shape."""
+    first = unit_image(dataset[int(indices[0])][0])
+    result = torch.empty(len(indices), *first.shape)
+    for row, index in zip(result, indices.tolist(), strict=True):
+        image = unit_image(dataset[index][0])
+        if image.shape != first.shape:
+            raise ValueError(
+                f"images must have one shape to be stacked, got {tuple(first.shape)} and {tuple(image.shape)}. "
+                "Resize and convert them, or read the items one by one."
+            )
+        row.copy_(image)
+    return result
+
+
+def apply(attack: Callable[..., Tensor], image: Tensor, *others: Tensor, name: str = "attack") -> Tensor:
+    """The altered image or batch, checked; the attack gets copies, so that it cannot touch the data set's."""
+    result = attack(image.clone(), *(other.clone() for other in others))
+    check_images(result, f"the {name}'s results")
     if result.shape != image.shape:
         raise ValueError(
-            f"an attack must keep the image's shape, got {tuple(result.shape)} for {tuple(image.shape)}. "
-            "It is called with one image (c, h, w)."
+            f"an attack or a cover must keep the image's shape, got {tuple(result.shape)} for {tuple(image.shape)}. "
+            "It is called with one image (c, h, w), and by materialise with batches (b, c, h, w)."
         )
     return result
 
 
-def _check(dataset, target_label, mode, num_classes) -> tuple[Tensor, int]:
+def check_target(dataset, target_label, mode, num_classes) -> tuple[Tensor, int]:
     """The labels and K, once the settings fit them."""
     check_choice("mode", mode, MODES)
     labels = read_labels(dataset)
@@ -253,6 +348,29 @@ def _check(dataset, target_label, mode, num_classes) -> tuple[Tensor, int]:
             "Give num_classes where the data set lacks images of the highest classes."
         )
     return labels, num_classes
+
+
+def _check_cover(cover: Cover | None, cover_rate: float, n: int, free: int) -> int:
+    """How many of n images become cover images, of which ``free`` are not poisoned."""
+    if not 0 <= cover_rate < 1:
+        raise ValueError(f"cover_rate must be in [0, 1), got {cover_rate}. It is a share: 0.1 is a tenth.")
+    if (cover is None) != (cover_rate == 0):
+        raise ValueError(
+            f"cover and cover_rate must be given together, got {'no cover' if cover is None else 'a cover'} and "
+            f"cover_rate {cover_rate}. Give both, or neither."
+        )
+    count = round(cover_rate * n)
+    if cover is not None and not 1 <= count <= free:
+        raise ValueError(
+            f"cover_rate must select from 1 to {free} images, those that are not poisoned, got {cover_rate} of {n} "
+            f"images, {count}. {'Raise it.' if count == 0 else 'Lower it or poison_rate.'}"
+        )
+    return count
+
+
+def check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, got {batch_size}. Leave it out for 256.")
 
 
 def _sha256(labels: Tensor) -> str:

@@ -1,0 +1,297 @@
+"""The paper's tables as named experiments: which defenses they compare, and how their results are shown.
+
+``sampdetox evaluate --experiment NAME`` runs one on any victims; ``render`` makes the Markdown of its JSON file.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sampdetox_transforms.attacks.recipes import RECIPES, TEN_ATTACKS
+from sampdetox_transforms.checkpoints import Denoiser, adapt
+from sampdetox_transforms.defenses import Bdmae, Blur, Noising, Sancdifi, ShrinkPad, Zip
+from sampdetox_transforms.evaluation import NO_DEFENSE, Column, Report, RobustnessRow, Row
+from sampdetox_transforms.metrics import Share
+from sampdetox_transforms.names import check_choice
+from sampdetox_transforms.paper_results import (
+    TABLE_2,
+    TABLE_3,
+    TABLE_4_GTSRB,
+    TABLE_8,
+    TABLE_12,
+    TABLE_14,
+    TABLE_15_GTSRB,
+    VISIBILITY,
+    Cell,
+)
+from sampdetox_transforms.presets import PRESETS, Preset
+from sampdetox_transforms.transforms import SampDetox
+
+FAINT = ("blended", "low-frequency", "wanet", "stega", "bpp")  # the paper's groups in Table 3
+VISIBLE = ("badnets", "sig", "label-consistent", "trojannn", "input-aware")
+ROBUSTNESS = "robustness"  # Figure 2, which has no defenses
+T1 = (5, 10, 15, 20, 25, 30, 35, 40)
+T2 = (40, 60, 80, 100, 120, 150, 200, 250)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tools:
+    """What defenses are built from.
+
+    Attributes:
+        denoiser: the weights that are evaluated.
+        full_range: a denoiser that knows all levels, for ZIP, Sancdifi and levels above the other's; None leaves these
+            out.
+        seed, dtype, device: of all of them.
+        n_slow: at most so many images for the defenses that make more than 100 network calls an image.
+    """
+
+    denoiser: Denoiser
+    full_range: Denoiser | None = None
+    seed: int = 0
+    dtype: torch.dtype | None = None
+    device: str | torch.device = "cpu"
+    n_slow: int | None = 50
+
+    def sampdetox(self, name: str, preset: Preset, *, n: int | None = None, denoiser: Any = None) -> Column:
+        """SampDetox with all settings of a preset."""
+        weights = self.denoiser if denoiser is None else denoiser
+
+        def build(model: Any) -> SampDetox:
+            return SampDetox(weights, preset=preset, seed=self.seed, dtype=self.dtype, device=self.device)
+
+        source = weights.source if isinstance(weights, Denoiser) else "none"
+        return Column(name=name, build=build, settings={**vars(preset), "weights": source}, n=n)
+
+    def baseline(self, name: str, make: Callable[..., Any], *, n: int | None = None, **settings: Any) -> Column:
+        """A defense of this package: ``make(model, seed=..., **settings)``."""
+
+        def build(model: Any) -> Any:
+            return make(model, seed=self.seed, **settings).to(self.device)
+
+        access = getattr(make, "access", "none")
+        return Column(name=name, build=build, settings=settings, n=n, access=access)
+
+
+class NoEstimate(nn.Module):
+    """A denoiser that takes all of its input for image: behind it noise stays in, as in the paper's "Noise*"."""
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        return torch.zeros_like(x_t)
+
+
+def comparison(tools: Tools) -> list[Column]:
+    """Tables 1 and 4."""
+    columns = [NO_DEFENSE, tools.sampdetox("sampdetox", PRESETS["ddim"])]
+    columns.append(tools.sampdetox("sampdetox-paper", PRESETS["paper"], n=tools.n_slow))
+    columns.append(tools.sampdetox("sampdetox-paper-linear", PRESETS["paper-linear"], n=tools.n_slow))
+    columns.append(_bdmae(tools))
+    if tools.full_range is not None:
+        columns += [_zip(tools, tools.full_range), _sancdifi(tools, tools.full_range)]
+    return columns
+
+
+def ablation(tools: Tools) -> list[Column]:
+    """Table 2: noise that nothing takes away, the global stage alone, both stages."""
+    unaided = adapt(NoEstimate(), tools.denoiser.schedule)
+    return [
+        NO_DEFENSE,
+        tools.sampdetox("noise", PRESETS["ddim"], denoiser=unaided),
+        tools.sampdetox("stage1", replace(PRESETS["ddim"], t2=0)),
+        tools.sampdetox("sampdetox", PRESETS["ddim"]),
+    ]
+
+
+def levels(tools: Tools) -> list[Column]:
+    """Table 3: each level with the other fixed; above what the weights know, with the full-range denoiser."""
+    columns = [tools.sampdetox(f"t1={t1}", replace(PRESETS["ddim"], t1=t1, t2=0)) for t1 in T1]
+    for t2 in T2:
+        known = t2 <= tools.denoiser.max_level
+        if known or tools.full_range is not None:
+            denoiser = tools.denoiser if known else tools.full_range
+            columns.append(tools.sampdetox(f"t2={t2}", replace(PRESETS["ddim"], t2=t2), denoiser=denoiser))
+    return columns
+
+
+def transformations(tools: Tools) -> list[Column]:
+    """Table 8: transformations without a network."""
+    return [
+        NO_DEFENSE,
+        tools.baseline("noising", lambda model, **given: Noising(**given), sigma=0.1),
+        tools.baseline("shrink-pad", lambda model, **given: ShrinkPad(**given), pad=4),
+        tools.baseline("blur", lambda model, *, seed, **given: Blur(**given), kernel=5, sigma=1.0),
+        tools.sampdetox("sampdetox", PRESETS["ddim"]),
+    ]
+
+
+def samplers(tools: Tools) -> list[Column]:
+    """Table 12: the same levels and map with DDPM, on every level, and with DDIM."""
+    ddpm = replace(PRESETS["ddim"], sampler="ddpm", stride=1)
+    return [
+        tools.sampdetox("ddpm", ddpm, n=tools.n_slow),
+        tools.sampdetox("ddim", PRESETS["ddim"], n=tools.n_slow),
+    ]
+
+
+def without_and_with(tools: Tools) -> list[Column]:
+    """Tables 14 and 15: no defense, and SampDetox."""
+    return [NO_DEFENSE, tools.sampdetox("sampdetox", PRESETS["ddim"])]
+
+
+def _bdmae(tools: Tools) -> Column:
+    column = tools.baseline("bdmae", lambda model, **given: Bdmae(model, tools.denoiser, **given), n=tools.n_slow)
+    return replace(column, access=Bdmae.access, settings={"inpainter": tools.denoiser.source})
+
+
+def _zip(tools: Tools, denoiser: Denoiser) -> Column:
+    column = tools.baseline("zip", lambda model, **given: Zip(denoiser, **given), degradations=("pool",))
+    return replace(column, settings={**column.settings, "weights": denoiser.source})
+
+
+def _sancdifi(tools: Tools, denoiser: Denoiser) -> Column:
+    column = tools.baseline("sancdifi", lambda model, **given: Sancdifi(model, denoiser, **given), n=tools.n_slow)
+    return replace(column, access=Sancdifi.access, settings={"weights": denoiser.source})
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A named experiment: its columns, what the paper's table is, and the paper's numbers for a row, if any."""
+
+    title: str
+    columns: Callable[[Tools], list[Column]]
+    paper: Callable[[Row], Cell | None] = lambda row: None
+    attacks: tuple[str, ...] = field(default=TEN_ATTACKS)
+
+
+def _in(table: Mapping[tuple[str, str], Cell]) -> Callable[[Row], Cell | None]:
+    return lambda row: table.get((row.attack, row.defense))
+
+
+def _adaptive(row: Row) -> Cell | None:
+    return TABLE_14.get((row.attack, row.robust_noise, row.defense))
+
+
+EXPERIMENTS = {
+    "comparison": Experiment("Table 4 (GTSRB): comparison of defenses", comparison, _in(TABLE_4_GTSRB)),
+    "ablation": Experiment("Table 2: noise alone, stage 1 alone, both stages", ablation, _in(TABLE_2)),
+    "levels": Experiment("Table 3: noise levels", levels),
+    "transformations": Experiment("Table 8: transformations", transformations, _in(TABLE_8)),
+    "samplers": Experiment("Table 12: DDPM and DDIM", samplers, _in(TABLE_12)),
+    "adaptive": Experiment(
+        "Table 14: attacks that train with noise", without_and_with, _adaptive, ("wanet", "badnets")
+    ),
+    "semantic": Experiment(
+        "Table 15: semantic attacks", without_and_with, _in(TABLE_15_GTSRB), ("refool", "color-style", "composite")
+    ),
+}
+
+
+def get_experiment(name: str) -> Experiment:
+    """Look an experiment up by its name.
+
+    Raises:
+        ValueError: an unknown name; the nearest ones are suggested.
+    """
+    check_choice("experiment", name, tuple(EXPERIMENTS))
+    return EXPERIMENTS[name]
+
+
+# Tables
+
+
+def render_experiment(name: str, report: Report) -> str:
+    """The Markdown table of a named experiment's results."""
+    table = render_levels(report.rows) if name == "levels" else render(report.rows, get_experiment(name).paper)
+    return (
+        f"{table}\n\n{footnote(report.settings, report.environments)} Shares in per cent with 95 % intervals (Wilson)."
+    )
+
+
+def render(rows: Sequence[Row], paper: Callable[[Row], Cell | None] = lambda row: None) -> str:
+    """A line for each victim and defense, with the paper's numbers beside."""
+    with_paper = any(paper(row) for row in rows)
+    head = [
+        "attack",
+        "defense",
+        "CA",
+        "PA",
+        "ASR",
+        *(["paper: CA / PA / ASR"] if with_paper else []),
+        "n",
+        "ms",
+        "calls",
+    ]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for row in by_attack(rows):
+        cells = [_attack(row), row.defense, _share(row.ca), _share(row.pa), _share(row.asr)]
+        cells += [_cell(paper(row))] if with_paper else []
+        lines.append("| " + " | ".join([*cells, _sizes(row), f"{row.ms_per_image:.1f}", _calls(row)]) + " |")
+    return "\n".join(lines)
+
+
+def render_levels(rows: Sequence[Row]) -> str:
+    """Table 3: means over the faint attacks for each t1, and over the visible ones for each t2."""
+    lines = ["| level | victims | CA | PA | ASR | paper: CA / PA / ASR |", "|---|---|---|---|---|---|"]
+    for name in dict.fromkeys(row.defense for row in rows):
+        group = FAINT if name.startswith("t1") else VISIBLE
+        cells = [row for row in rows if row.defense == name and row.attack in group and row.pa and row.asr]
+        if cells:
+            means = [sum(getattr(row, key).value for row in cells) / len(cells) for key in ("ca", "pa", "asr")]
+            shown = " | ".join(f"{100 * mean:.1f}" for mean in means)
+            lines.append(f"| {name} | {len(cells)} | {shown} | {_cell(TABLE_3.get(name))} |")
+    return "\n".join(lines)
+
+
+def render_robustness(rows: Sequence[RobustnessRow]) -> str:
+    """Figure 2 in numbers: means and standard deviations over the images of a victim."""
+    lines = ["| victim | v, mean ± std | paper: v | eta_r, mean ± std | n |", "|---|---|---|---|---|"]
+    for row in rows:
+        v, eta = (torch.tensor(values) for values in (row.visibility, row.robustness))
+        shown = [f"{x.mean():.3f} ± {x.std(correction=0):.3f}" for x in (v, eta)]
+        lines.append(f"| {row.victim} | {shown[0]} | {VISIBILITY.get(row.attack, '')} | {shown[1]} | {len(v)} |")
+    return "\n".join(lines)
+
+
+def by_attack(rows: Iterable[Row]) -> list[Row]:
+    """Rows in the order of the paper's tables, victims of one attack together, each in its own order."""
+    order = {name: i for i, name in enumerate(["none", *TEN_ATTACKS, *RECIPES, "composite"])}
+    return sorted(rows, key=lambda row: (order.get(row.attack, len(order)), row.victim))
+
+
+def footnote(settings: Mapping[str, Any], environments: Sequence[Mapping[str, str]]) -> str:
+    """One line: command, data, seed, hardware and versions."""
+    made = "; ".join(
+        f"{e['hardware']}, torch {e['torch']}, sampdetox-transforms {e['sampdetox-transforms']}"
+        f"{' (' + e['commit'] + ')' if e['commit'] else ''}"
+        for e in environments
+    )
+    known = ("command", "n", "seed", "test_images")
+    rest = ", ".join(f"{name} {value}" for name, value in settings.items() if name not in known)
+    command = f"`{settings['command']}`: " if "command" in settings else ""
+    drawn = f"{settings['n']} of {settings['test_images']} test images drawn with seed {settings['seed']}"
+    return f"{command}{drawn}{', ' + rest if rest else ''}; {made}."
+
+
+def _attack(row: Row) -> str:
+    shown = row.attack if row.victim in ("", row.attack) else f"{row.attack} ({row.victim})"
+    return shown.replace("|", "/")
+
+
+def _share(share: Share | None) -> str:
+    return "" if share is None else f"{100 * share.value:.1f} [{100 * share.low:.1f}, {100 * share.high:.1f}]"
+
+
+def _cell(cell: Cell | None) -> str:
+    return "" if cell is None else " / ".join("-" if value is None else f"{value:.1f}" for value in cell)
+
+
+def _sizes(row: Row) -> str:
+    return f"{row.ca.n}" if row.pa is None else f"{row.ca.n}, {row.pa.n}"
+
+
+def _calls(row: Row) -> str:
+    denoiser = f"{row.denoiser_calls:.3g}"
+    return f"{denoiser} + {row.classifier_calls:.4g} of the classifier" if row.classifier_calls else denoiser
