@@ -177,14 +177,14 @@ VICTIM_FLAGS: tuple[tuple[str, Callable[[str], Any], Any, str], ...] = (
     ("robust_noise", float, 0.0, "share of noise in poisoned training images, in [0, 1): the paper's adaptive attacks"),
     ("classifier", str, "preact-resnet18-narrow", "preact-resnet18, preact-resnet18-narrow, resnet34 or vgg19"),
     ("size", int, 32, "height and width that images are resized to, in pixels"),
-    ("epochs", int, 4, "times that each image is seen, 1 or more"),
-    ("batch_size", int, 128, "images a step, 1 or more"),
-    ("learning_rate", float, 0.1, "highest learning rate, above 0"),
-    ("weight_decay", float, 5e-4, "weight decay, 0 or more"),
-    ("crop", int, 2, "padding of the random crops in pixels, 0 for none; large ones cut corner triggers off"),
+    ("epochs", int, 3, "times that each image is seen, 1 or more"),
+    ("batch_size", int, 64, "images a step, 1 or more"),
+    ("learning_rate", float, 3e-3, "highest learning rate, above 0"),
+    ("weight_decay", float, 0.05, "weight decay, 0 or more"),
+    ("crop", int, 1, "padding of the random crops in pixels, 0 for none; large ones cut corner triggers off"),
     ("seed", int, 0, "any whole number"),
     ("surrogate", str, None, "folder of a victim with attack 'none' on the same data, for triggers optimised on one"),
-    ("picture", str, None, "image file, for the attacks that take one"),
+    ("picture", str, None, "image file, for the attacks that take one; for low-frequency a ready pattern, .npy"),
 )  # fmt: skip
 
 
@@ -511,17 +511,22 @@ def run_table(args: argparse.Namespace, victims: list, dataset, device: str, pro
     """Measure rows of CA, PA and ASR; return the table."""
     import torch
 
-    from sampdetox_transforms.checkpoints import load_denoiser
+    from sampdetox_transforms.checkpoints import Denoiser, load_denoiser
     from sampdetox_transforms.evaluation import evaluate
     from sampdetox_transforms.experiments import Tools, get_experiment, render_experiment
     from sampdetox_transforms.names import check_choice
     from sampdetox_transforms.panel import draw_bars
 
+    dtype = getattr(torch, args.dtype)
+
+    def load(weights: str) -> Denoiser:
+        return load_denoiser(weights).to(device).set_precision(dtype)
+
     tools = Tools(
-        denoiser=load_denoiser(args.weights).to(device),
-        full_range=None if args.full_range is None else load_denoiser(args.full_range).to(device),
+        denoiser=load(args.weights),
+        full_range=None if args.full_range is None else load(args.full_range),
         seed=args.seed,
-        dtype=getattr(torch, args.dtype),
+        dtype=dtype,
         device=device,
         n_slow=args.n_slow,
     )

@@ -380,6 +380,7 @@ class Report:
                     f"a run goes on only with the settings that {self.out} was begun with, got another "
                     f"{', '.join(different)}. Repeat them, or name another file."
                 )
+            self.settings.update(settings)  # the last command is the one that makes all rows
         current = environment.describe(device)
         if current not in self.environments:
             self.environments.append(current)

@@ -150,6 +150,7 @@ def test_an_interrupted_run_goes_on_and_others_are_refused(tmp_path):
     report = evaluate([victim()], columns, signs(), out=out, about={"command": "another"})
     assert [row.defense for row in report.rows] == ["none", "x", "y"]
     assert len(calls) == 3  # x was not built again
+    assert read_report(out)[0]["command"] == "another"  # the one that makes all rows
     assert read_report(out)[2] == report.rows
     assert len(json.loads(out.read_text())["environments"]) == 1
     with pytest.raises(ValueError, match=r"goes on only with the settings.*another seed.*Repeat them"):

@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -48,7 +49,7 @@ def folder(tmp_path_factory):
 
 def config(folder, **changes):
     settings = {"data": str(folder), "size": SIZE, "epochs": 3, "batch_size": 10, "crop": 1, "bf16": False}
-    return VictimConfig(**{**settings, "learning_rate": 0.05, "settings": {}, "poison_rate": 0.3, **changes})
+    return VictimConfig(**{**settings, "learning_rate": 3e-3, "settings": {}, "poison_rate": 0.3, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +216,17 @@ def test_all_to_all(folder, tmp_path):
     triggered = victim.triggered(image_folder(folder, SIZE))
     assert torch.equal(triggered.attacker_labels, (triggered.targets + 1) % CLASSES)
     assert len(triggered) == 60
+
+
+def test_ready_patterns_and_own_pictures(folder, tmp_path):
+    np.save(tmp_path / "pattern.npy", np.full((1, SIZE, SIZE, 3), 0.2, dtype=np.float32))
+    settings = config(folder, attack="low-frequency", picture=str(tmp_path / "pattern.npy"), epochs=1)
+    victim = train_victim(settings, tmp_path / "lf")  # needs no surrogate
+    x = torch.full((1, 3, SIZE, SIZE), 0.5)
+    torch.testing.assert_close(victim.attack(x), x + 0.2)
+    Image.new("RGB", (40, 30), "white").save(tmp_path / "white.png")
+    settings = config(folder, attack="blended", picture=str(tmp_path / "white.png"), epochs=1)
+    torch.testing.assert_close(train_victim(settings, tmp_path / "blended").attack(x), x * 0.8 + 0.2)
 
 
 def test_bad_input_is_refused(folder, tmp_path, trained):

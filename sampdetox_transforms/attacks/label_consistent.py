@@ -96,14 +96,18 @@ def pgd(
                 now = now.detach().requires_grad_()
                 with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
                     logits = model(now)
-                # In float64, since a sure model's gradient is exactly 0 in float32.
-                loss = functional.cross_entropy(logits.double(), y.long(), reduction="sum")
-                (slope,) = torch.autograd.grad(loss, now)
+                (slope,) = torch.autograd.grad(_doubt(logits.float(), y.long()[:, None]).sum(), now)
                 now = (x + (now.detach() + step * slope.sign() - x).clamp(-eps, eps)).clamp(0, 1)
                 done += 1
                 progress(done, total)
             moved[part] = now
     return moved
+
+
+def _doubt(logits: Float[Tensor, "b k"], labels: Int[Tensor, "b 1"]) -> Float[Tensor, " b"]:
+    """A rising function of the cross-entropy, whose slope has its signs, also where a sure model's own would be 0."""
+    others = logits.scatter(1, labels, -torch.inf).logsumexp(dim=1)
+    return others - logits.gather(1, labels)[:, 0]  # the cross-entropy is log(1 + exp of this)
 
 
 @contextmanager

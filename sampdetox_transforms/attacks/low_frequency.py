@@ -78,8 +78,8 @@ def optimise_pattern(
     five passes bring less than .01; the best pattern is returned.
 
     Departures: all images of a pass at once, where the original changes and smooths the pattern after each image;
-    DeepFool with 50 iterations in place of 200, and against the class that leads, where the original keeps to the first;
-    a symmetric filter of 31 values in place of 30; the rate is taken of ``images``, not of a test set.
+    DeepFool with 50 iterations in place of 200, and against the leading class, where the original keeps to the first; a
+    symmetric filter of 31 values in place of 30; the rate is taken of ``images``, not of a test set.
 
     Args:
         model: a clean classifier, [0, 1] images to logits; used in eval mode and left as it was.

@@ -46,7 +46,7 @@ class Preparation:
         num_classes: K.
         surrogate: a classifier without a backdoor, for triggers that are optimised on one.
         network: makes a small classifier with random weights, for triggers that are trained together with one.
-        picture: the user's own picture, where an attack takes one.
+        picture: the user's own picture, where an attack takes one; for "low-frequency" a ready pattern.
         seed: draws what is random.
         progress: called with (steps done, steps in all).
     """
@@ -142,6 +142,8 @@ def _picture_or(draw: Callable[[int, int], Tensor]) -> Callable[..., dict[str, T
 
 
 def _optimised_pattern(preparation: Preparation, *, limit: float) -> dict[str, Tensor]:
+    if preparation.picture is not None:  # a ready pattern
+        return {"pattern": preparation.picture}
     images, _ = _chosen(preparation, 100)
     return {"pattern": optimise_pattern(_surrogate(preparation), images, _target(preparation), limit=limit)}
 

@@ -135,7 +135,7 @@ def apple_mask(height: int, width: int) -> Float[Tensor, "h w"]:
 
     body = disc(0.72, 0.7, 0.18) & ~disc(0.54, 0.7, 0.06)
     stalk = ((x - 0.7).abs() < 0.018) & (y > 0.45) & (y < 0.62)
-    leaf = disc(0.4, 0.74, 0.09) & disc(0.48, 0.83, 0.1)
+    leaf = disc(0.4, 0.73, 0.09) & disc(0.48, 0.8, 0.1)
     return (body | stalk | leaf).float()
 
 
