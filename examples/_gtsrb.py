@@ -5,8 +5,6 @@ All come from the folder in the environment variable SAMPDETOX_DATA; docs/data.m
 
 import csv
 import os
-import platform
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional
 
-import sampdetox_transforms
+from sampdetox_transforms.environment import describe, in_words
 
 
 @dataclass(frozen=True)
@@ -98,18 +96,5 @@ def command_line() -> str:
 
 
 def hardware() -> str:
-    """Processor, cores in use and versions, for the line under a table."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [
-            line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
-        ]
-        model = names[0] if names else model
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
-    ).stdout.strip()
-    return (
-        f"{model}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"sampdetox-transforms {sampdetox_transforms.__version__} ({commit or 'no commit'})"
-    )
+    """Processor, threads in use and versions, for the line under a table."""
+    return in_words(describe())

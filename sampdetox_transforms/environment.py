@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -52,3 +53,10 @@ def describe(device: str | torch.device = "cpu") -> dict[str, str]:
         "sampdetox-transforms": __version__,
         "commit": commit(),
     }
+
+
+def in_words(description: Mapping[str, str]) -> str:
+    """What ``describe`` returned, for the line under a table."""
+    version = f"sampdetox-transforms {description['sampdetox-transforms']}"
+    made = f" ({description['commit']})" if description["commit"] else ""
+    return f"{description['hardware']}, torch {description['torch']}, {version}{made}"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sampdetox_transforms.attacks.recipes import RECIPES, TEN_ATTACKS
 from sampdetox_transforms.checkpoints import Denoiser, adapt
 from sampdetox_transforms.defenses import Bdmae, Blur, Noising, Sancdifi, ShrinkPad, Zip
+from sampdetox_transforms.environment import in_words
 from sampdetox_transforms.evaluation import NO_DEFENSE, Column, Report, RobustnessRow, Row
 from sampdetox_transforms.metrics import Share
 from sampdetox_transforms.names import check_choice
@@ -263,11 +264,7 @@ def by_attack(rows: Iterable[Row]) -> list[Row]:
 
 def footnote(settings: Mapping[str, Any], environments: Sequence[Mapping[str, str]]) -> str:
     """One line: command, data, seed, hardware and versions."""
-    made = "; ".join(
-        f"{e['hardware']}, torch {e['torch']}, sampdetox-transforms {e['sampdetox-transforms']}"
-        f"{' (' + e['commit'] + ')' if e['commit'] else ''}"
-        for e in environments
-    )
+    made = "; ".join(map(in_words, environments))
     known = ("command", "n", "seed", "test_images")
     rest = ", ".join(f"{name} {value}" for name, value in settings.items() if name not in known)
     command = f"`{settings['command']}`: " if "command" in settings else ""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sampdetox_transforms import Denoiser, Schedule
+from sampdetox_transforms import Denoiser, Schedule, cli
 from sampdetox_transforms.checkpoints import read_checkpoint, save_checkpoint
 from sampdetox_transforms.unet import UNet, UNetConfig
 
@@ -114,3 +114,15 @@ class Forbidden(nn.Module):
 def forbidden() -> Denoiser:
     """A denoiser that fails the test when it is called; it knows levels up to 160."""
     return Denoiser(Forbidden(), Schedule.named("linear"), max_level=MAX_LEVEL)
+
+
+@pytest.fixture
+def run(capsys):
+    """Call the command line; returns the exit status, stdout and stderr."""
+
+    def call(*args) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = cli.main([str(arg) for arg in args])
+        return status, *capsys.readouterr()
+
+    return call

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import images, seeded
 from scipy import ndimage
 from torchvision.transforms.v2 import functional
 
@@ -29,16 +30,6 @@ from sampdetox_transforms.attacks import (
 from sampdetox_transforms.metrics import visibility
 
 quick = settings(deadline=None, max_examples=25, derandomize=True)
-
-
-def images(*shape: int, seed: int = 0, dtype=torch.float32) -> torch.Tensor:
-    """Images of 8-bit values in [0, 1]; black and white pixels among them."""
-    values = np.random.default_rng(seed).integers(-20, 276, shape).clip(0, 255)
-    return torch.tensor(values / 255, dtype=dtype)
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def attacks(height: int, width: int) -> dict:
@@ -104,7 +95,7 @@ def test_attacks_treat_each_image_alone_and_take_leading_dimensions(name):
 def test_attacks_refuse_values_outside_their_range(name, value):
     x = images(3, 8, 8)
     x[1, 2, 3] = value
-    with pytest.raises(ValueError, match=r"images must be in \[0, 1\], got values from .* Attacks come before Normal"):
+    with pytest.raises(ValueError, match=r"images must be in \[0, 1\], got values from .* come before Normal"):
         attacks(8, 8)[name](x)
 
 

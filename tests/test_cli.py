@@ -35,18 +35,6 @@ def weights(tiny) -> str:
 
 
 @pytest.fixture
-def run(capsys):
-    """Call the command line; returns the exit status, stdout and stderr."""
-
-    def call(*args) -> tuple[int, str, str]:
-        capsys.readouterr()
-        status = cli.main([str(arg) for arg in args])
-        return status, *capsys.readouterr()
-
-    return call
-
-
-@pytest.fixture
 def no_weights(monkeypatch):
     """Fail where weights are loaded before the error that is expected."""
 

@@ -28,18 +28,6 @@ def folder(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def run(capsys):
-    """Call the command line; returns the exit status, stdout and stderr."""
-
-    def call(*args) -> tuple[int, str, str]:
-        capsys.readouterr()
-        status = cli.main([str(arg) for arg in args])
-        return status, *capsys.readouterr()
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def victim(folder, tmp_path_factory):
     """A victim that the command trained."""

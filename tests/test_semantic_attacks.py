@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import images, seeded
 from scipy.stats import norm
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
@@ -18,16 +19,6 @@ from sampdetox_transforms.attacks.pictures import cartoon, reflections, sunrise
 from sampdetox_transforms.attacks.refool import refool
 
 quick = settings(deadline=None, max_examples=20, derandomize=True)
-
-
-def images(*shape: int, seed: int = 0, dtype=torch.float32) -> torch.Tensor:
-    """Images of 8-bit values in [0, 1]; black and white pixels among them."""
-    values = np.random.default_rng(seed).integers(-20, 276, shape).clip(0, 255)
-    return torch.tensor(values / 255, dtype=dtype)
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 SCENES = images(4, 3, 14, 11, seed=5)
@@ -103,7 +94,7 @@ def test_the_generator_alone_draws_and_images_one_by_one_get_what_a_batch_gets(n
 def test_attacks_refuse_values_and_types(name, value):
     x = images(3, 10, 10)
     x[1, 2, 3] = value
-    with pytest.raises(ValueError, match=r"(images|a) must be in \[0, 1\], got values from .* Attacks come before"):
+    with pytest.raises(ValueError, match=r"(images|a) must be in \[0, 1\], got values from .* come before"):
         ATTACKS[name](x)
     with pytest.raises(TypeError, match=r"(images|a) must be a floating-point tensor, got torch.uint8"):
         ATTACKS[name](torch.zeros(3, 10, 10, dtype=torch.uint8))

@@ -4,7 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from sampdetox_transforms.attacks.checks import check_images
+from sampdetox_transforms.checks import check_images
 
 
 def blended(

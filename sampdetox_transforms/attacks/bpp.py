@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from sampdetox_transforms.attacks.checks import check_images
+from sampdetox_transforms.checks import check_images
 
 # Floyd and Steinberg 1976: (rows down, columns right, share of the error).
 DITHERING = ((0, 1, 7 / 16), (1, -1, 3 / 16), (1, 0, 5 / 16), (1, 1, 1 / 16))

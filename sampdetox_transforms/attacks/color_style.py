@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sampdetox_transforms.attacks.checks import check_images
+from sampdetox_transforms.checks import check_images
 
 
 def color_style(

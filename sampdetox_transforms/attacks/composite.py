@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sampdetox_transforms.attacks.checks import check_images
 from sampdetox_transforms.attacks.poisoning import check_batch_size, check_target, stack_images, unit_image
+from sampdetox_transforms.checks import check_images
 
 JITTER = 3  # pixels by which the cut is off the middle at most
 DRAWS = 5  # random numbers for each pair

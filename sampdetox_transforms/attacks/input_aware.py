@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sampdetox_transforms.attacks.checks import check_images
 from sampdetox_transforms.attacks.label_consistent import check_training_images, frozen
+from sampdetox_transforms.checks import check_images
 from sampdetox_transforms.training import has_fast_bf16
 
 GENERATOR, MASK = "generator.", "mask."

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sampdetox_transforms.attacks.blended import resize_picture
-from sampdetox_transforms.attacks.checks import check_images
 from sampdetox_transforms.attacks.label_consistent import check_training_images, frozen
+from sampdetox_transforms.checks import check_images
 
 
 def low_frequency(images: Float[Tensor, "*n c h w"], pattern: Float[Tensor, "k y x"]) -> Float[Tensor, "*n c h w"]:

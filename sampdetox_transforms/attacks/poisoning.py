@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from torchvision.transforms.v2 import functional
 
-from sampdetox_transforms.attacks.checks import check_images
 from sampdetox_transforms.checkpoints import write_atomically
+from sampdetox_transforms.checks import check_images
 from sampdetox_transforms.names import check_choice
 
 MODES = ("all2one", "all2all", "clean-label")

@@ -160,7 +160,7 @@ def _trojan_trigger(preparation: Preparation, *, wrap_uint8: bool) -> dict[str, 
 def _input_aware_networks(preparation: Preparation) -> dict[str, Tensor]:
     if preparation.network is None:
         raise ValueError("the input-aware attack must have a network to train with, got none. Give network=.")
-    images, labels = _chosen(preparation, 10_000)
+    images, labels = _chosen(preparation, 5000)
     return train_input_aware(
         images,
         labels,

@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from sampdetox_transforms.attacks.checks import check_images
+from sampdetox_transforms.checks import check_images
 
 GAMMA = 2.2
 GHOST_SHIFT = (3, 8)  # pixels between the reflections of both sides of the glass

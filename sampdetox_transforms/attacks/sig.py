@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sampdetox_transforms.attacks.checks import check_images
+from sampdetox_transforms.checks import check_images
 
 
 def sig(

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sampdetox_transforms.attacks.blended import resize_picture
-from sampdetox_transforms.attacks.checks import check_images
 from sampdetox_transforms.attacks.label_consistent import frozen
+from sampdetox_transforms.checks import check_images
 
 
 def trojannn(

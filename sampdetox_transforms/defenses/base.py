@@ -8,9 +8,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sampdetox_transforms.checkpoints import Denoiser
+from sampdetox_transforms.checks import check_images
 from sampdetox_transforms.noise import SeededNoise, fresh_noise
 from sampdetox_transforms.samplers import Noise
 
+SLACK = 1e-5  # what rounding leaves outside [0, 1]
 Classifier = Callable[[Tensor], Tensor]  # images (b, c, h, w) in [0, 1] -> logits (b, k)
 
 
@@ -73,7 +75,7 @@ class Defense(nn.Module):
         return f"{type(self).__name__}({settings})"
 
     def _check(self, images: Tensor) -> None:
-        check_images(images)
+        check_images(images, slack=SLACK)
         for name, module in self.named_children():
             if module.training:
                 raise ValueError(f"{name} must be in eval mode, got training mode. Call {name}.eval().")
@@ -102,22 +104,6 @@ def crop(
     columns = left[:, None] + torch.arange(width, device=device)
     index = torch.arange(len(images), device=device)[:, None, None]
     return images.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-
-
-def check_images(images: Tensor) -> None:
-    """Refuse all but finite floating-point tensors (..., c, h, w) in [0, 1], rounding aside."""
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(
-            f"images must be a floating-point tensor, got {kind}. Use v2.ToDtype(torch.float32, scale=True)."
-        )
-    if images.ndim < 3 or 0 in images.shape[-3:]:
-        raise ValueError(f"images must have the shape (..., c, h, w), got {tuple(images.shape)}. Is a channel missing?")
-    if not bool(((images >= -1e-5) & (images <= 1 + 1e-5)).all()):  # NaN fails both
-        raise ValueError(
-            f"images must be in [0, 1], got values from {images.min():.4g} to {images.max():.4g}. "
-            "Defenses come before Normalize; divide 8-bit images by 255."
-        )
 
 
 def check_denoiser(denoiser: Denoiser, level: float, setting: str) -> None:

@@ -7,7 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sampdetox_transforms.checkpoints import Denoiser
-from sampdetox_transforms.defenses.base import check_denoiser, check_fit, check_images, check_number, check_whole
+from sampdetox_transforms.checks import check_images
+from sampdetox_transforms.defenses.base import SLACK, check_denoiser, check_fit, check_number, check_whole
 from sampdetox_transforms.noise import SeededNoise, fresh_noise
 from sampdetox_transforms.samplers import Level, Noise, ddim_step, denoise, grid
 from sampdetox_transforms.schedule import Schedule
@@ -61,7 +62,7 @@ class DiffusionInpainter(torch.nn.Module):
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b 1 h w"]) -> Float[Tensor, "b c h w"]:
         """Images in [0, 1] whose pixels are restored where ``mask`` is true, and untouched elsewhere."""
-        check_images(images)
+        check_images(images, slack=SLACK)
         check_mask(mask, images)
         check_fit(self.denoiser, images)
         pairs = zip(images.float().split(self.batch_size), mask.split(self.batch_size), strict=True)
