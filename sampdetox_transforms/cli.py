@@ -305,7 +305,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--full-range", metavar="WEIGHTS", help="denoiser that knows all noise levels, for zip, "
         "sancdifi and high levels, which are left out without one")  # fmt: skip
     parser.add_argument("--n", type=int, default=560, metavar="N", help="test images, 1 or more (default: %(default)s)")
-    parser.add_argument("--n-slow", type=int, default=50, metavar="N", help="test images for defenses of more than 20 "
+    parser.add_argument("--n-slow", type=int, default=20, metavar="N", help="test images for defenses of more than 20 "
         "network calls an image (default: %(default)s)")  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at once (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="any whole number (default: %(default)s)")

@@ -47,7 +47,7 @@ class Tools:
         full_range: a denoiser that knows all levels, for ZIP, Sancdifi and levels above the other's; None leaves these
             out.
         seed, dtype, device: of all of them.
-        n_slow: at most so many images for the defenses that make more than 100 network calls an image.
+        n_slow: at most so many images for the defenses that make more than 20 network calls an image.
     """
 
     denoiser: Denoiser
@@ -55,7 +55,7 @@ class Tools:
     seed: int = 0
     dtype: torch.dtype | None = None
     device: str | torch.device = "cpu"
-    n_slow: int | None = 50
+    n_slow: int | None = 20
 
     def sampdetox(self, name: str, preset: Preset, *, n: int | None = None, denoiser: Any = None) -> Column:
         """SampDetox with all settings of a preset."""
