@@ -124,14 +124,17 @@ def evaluate(
         all rows with settings and environments; those of the file first.
 
     Raises:
-        ValueError: two victims or defenses of one name; a file of another run; a model with another number of
-            classes; a defense that changes the images' shape or leaves [0, 1].
+        ValueError: two victims or defenses of one name; a file of another run; a model in training mode, or with
+            another number of classes; a defense that changes the images' shape or leaves [0, 1].
         OSError: a file that cannot be written, before any work.
     """
     for what, names in (("victims", [v.name for v in victims]), ("defenses", [d.name for d in defenses])):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice or not names:
             raise ValueError(f"{what} must have different names, and be there, got {twice or 'none'}. Name each.")
+    training = [v.name for v in victims if isinstance(v.model, nn.Module) and v.model.training]
+    if training:
+        raise ValueError(f"models must be in eval mode, got training mode in {training}. Call model.eval().")
     labels = read_labels(dataset)
     if n is not None and not 1 <= n <= len(labels):
         raise ValueError(f"n must be in [1, {len(labels)}], the number of test images, got {n}. Leave it out for all.")
@@ -250,6 +253,7 @@ class Counted(nn.Module):
     def __init__(self, model: Model):
         super().__init__()
         self.model, self.images = model, 0
+        self.training = False  # as its model, which evaluate checks
 
     def forward(self, images: Images) -> Tensor:
         self.images += len(images)

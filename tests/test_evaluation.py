@@ -63,7 +63,9 @@ class ByBrightness(nn.Module):
 
 
 def victim(**changes):
-    return replace(Victim("corner", ByBrightness(), plant, 2, "all2one", K, 16, {"attack": "badnets"}), **changes)
+    return replace(
+        Victim("corner", ByBrightness().eval(), plant, 2, "all2one", K, 16, {"attack": "badnets"}), **changes
+    )
 
 
 def darken_corner(images):
@@ -179,6 +181,8 @@ def test_other_bad_input_is_refused(tmp_path):
         evaluate([victim()], [], signs())
     with pytest.raises(ValueError, match=r"n must be in \[1, 24\].*got 25"):
         evaluate([victim()], [NO_DEFENSE], signs(), n=25)
+    with pytest.raises(ValueError, match=r"models must be in eval mode, got.*'corner'"):
+        evaluate([victim(model=ByBrightness())], [NO_DEFENSE], signs())
     with pytest.raises(ValueError, match=r"\(n, 5\), got \(24, 4\)"):
         evaluate([victim(num_classes=5)], [NO_DEFENSE], signs())
     (tmp_path / "other.json").write_text("{}")
@@ -227,6 +231,16 @@ def test_columns_of_every_experiment(name):
         if isinstance(built, SampDetox) and column.name in ("sampdetox", "ddim"):
             assert built.settings == PRESETS["ddim"]
             assert built.seed == 0
+
+
+def test_the_slow_baselines_run_in_the_harness():
+    columns = [
+        c for c in get_experiment("comparison").columns(tools(n_slow=2)) if c.name in ("bdmae", "sancdifi", "zip")
+    ]
+    rows = evaluate([victim()], columns, signs(), n=2).rows
+    assert [row.defense for row in rows] == [column.name for column in columns]
+    calls = {row.defense: (row.denoiser_calls, row.classifier_calls) for row in rows}
+    assert calls == {"bdmae": (50, 46), "zip": (20, 0), "sancdifi": (10, 2001)}
 
 
 def test_what_each_experiment_compares():
