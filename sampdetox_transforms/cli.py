@@ -23,6 +23,7 @@ from sampdetox_transforms.pictures import (
     purify_pictures,
     read_picture,
 )
+from sampdetox_transforms.ranks import current_rank, device_of_rank, finish, shard
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +46,10 @@ Results are PNG, turned upright, without EXIF data. Transparency and the colour
 profile are kept, and grey pictures of 16 bits stay so. Not purified, but named
 at the end: 16-bit colour, 32-bit and floating-point pictures, and pictures of
 several frames (GIF, TIFF, APNG; of a phone's MPO file the first is taken).
+
+Several processes share the pictures where a launcher sets RANK and WORLD_SIZE:
+  torchrun --nproc-per-node 4 -m sampdetox_transforms purify IN OUT
+On CUDA each takes a card of its own; on processors, set OMP_NUM_THREADS.
 """
 
 
@@ -331,13 +336,19 @@ def add_demo(parser: argparse.ArgumentParser) -> None:
 
 def run_purify(args: argparse.Namespace) -> int:
     """Purify a picture or a tree; see PURIFY_NOTES."""
+    rank = current_rank(os.environ)
     jobs, failures, left_out = plan(args.input, args.out)
+    jobs = shard(jobs, rank)
+    if rank.index > 0:
+        failures, left_out = [], 0  # rank 0 names what is the matter with the tree
     todo = [job for job in jobs if args.overwrite or not job.target.is_file()]
     done = 0
     try:
         if todo:
             check_writable(todo[0].target.parent)
-            done = purify_pictures(todo, make_detox(args), args.batch_size, failures)
+            if rank.world > 1:
+                args.device = device_of_rank(choose_device(args.device), rank)
+            done = purify_pictures(todo, make_detox(args), args.batch_size, failures, show=rank.index == 0)
     finally:
         for failure in failures:
             print(f"sampdetox: failed: {failure}", file=sys.stderr)
@@ -348,8 +359,11 @@ def run_purify(args: argparse.Namespace) -> int:
         parts.append(f"failed {len(failures)}")
     if left_out:
         parts.append(f"left out {left_out} other files")
-    print(f"{', '.join(parts)}; results in {args.out}")
-    return 1 if failures else 0
+    who = f"rank {rank.index} of {rank.world}: " if rank.world > 1 else ""
+    print(f"{who}{', '.join(parts)}; results in {args.out}", flush=True)
+    status = 1 if failures else 0
+    finish(rank, status, os.environ)
+    return status
 
 
 def run_inspect(args: argparse.Namespace) -> int:
