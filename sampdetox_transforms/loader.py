@@ -86,7 +86,7 @@ class SideStream:
     def __init__(self, device: torch.device):
         self.device, self.stream = device, torch.cuda.Stream(device)
 
-    def start(self, batch: Any) -> tuple[Any, list[Tensor], torch.cuda.Event]:
+    def start(self, batch: Any) -> tuple[Any, list[Tensor], Any]:
         """The batch with its images on their way, the copies, and what happens when they have arrived."""
         items, spec = tree_flatten(batch)
         copies = []
@@ -97,7 +97,7 @@ class SideStream:
                     copies.append(items[i])
         return tree_unflatten(items, spec), copies, self.stream.record_event()
 
-    def finish(self, started: tuple[Any, list[Tensor], torch.cuda.Event]) -> Any:
+    def finish(self, started: tuple[Any, list[Tensor], Any]) -> Any:
         """The batch, for use on the current stream."""
         batch, copies, arrived = started
         current = torch.cuda.current_stream(self.device)
@@ -110,4 +110,6 @@ class SideStream:
         plain = image.as_subclass(Tensor)
         pinned = plain if plain.is_pinned() else plain.pin_memory()
         moved = pinned.to(self.device, non_blocking=True)
-        return tv_tensors.wrap(moved, like=image) if isinstance(image, tv_tensors.TVTensor) else moved
+        if isinstance(image, tv_tensors.TVTensor):
+            return tv_tensors.wrap(moved, like=image)  # pyright: ignore[reportCallIssue]
+        return moved
