@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from sampdetox_transforms.checkpoints import Denoiser, DetoxWeights, DownloadError, WeightsFileError, load_denoiser
+    from sampdetox_transforms.loader import DetoxLoader
     from sampdetox_transforms.presets import PRESETS, Preset
     from sampdetox_transforms.sampdetox import Purified, purify
     from sampdetox_transforms.schedule import Schedule
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PRESETS",
     "Denoiser",
+    "DetoxLoader",
     "DetoxWeights",
     "DetoxWrapper",
     "DownloadError",
@@ -30,6 +32,7 @@ __all__ = [
 
 _MODULES = {
     "checkpoints": ("Denoiser", "DetoxWeights", "DownloadError", "WeightsFileError", "load_denoiser"),
+    "loader": ("DetoxLoader",),
     "presets": ("PRESETS", "Preset"),
     "sampdetox": ("Purified", "purify"),
     "schedule": ("Schedule",),

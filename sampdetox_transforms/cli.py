@@ -23,6 +23,7 @@ from sampdetox_transforms.pictures import (
     purify_pictures,
     read_picture,
 )
+from sampdetox_transforms.ranks import current_rank, device_of_rank, finish, shard
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +46,10 @@ Results are PNG, turned upright, without EXIF data. Transparency and the colour
 profile are kept, and grey pictures of 16 bits stay so. Not purified, but named
 at the end: 16-bit colour, 32-bit and floating-point pictures, and pictures of
 several frames (GIF, TIFF, APNG; of a phone's MPO file the first is taken).
+
+Several processes share the pictures where a launcher sets RANK and WORLD_SIZE:
+  torchrun --nproc-per-node 4 -m sampdetox_transforms purify IN OUT
+On CUDA each takes a card of its own; on processors, set OMP_NUM_THREADS.
 """
 
 
@@ -95,6 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("train", add_train, "train a denoiser on folders of images"),
         ("victim", add_victim, "train a classifier with a backdoor, to measure defenses on"),
         ("evaluate", add_evaluate, "measure defenses on classifiers with a backdoor"),
+        ("benchmark", add_benchmark, "measure how fast purification is, and what takes the time"),
     ):
         add(
             commands.add_parser(
@@ -317,6 +323,33 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_evaluate)
 
 
+def add_benchmark(parser: argparse.ArgumentParser) -> None:
+    """``sampdetox benchmark``."""
+    parser.epilog = "Run it on a machine that does nothing else: all numbers are medians of wall-clock times."
+    parser.add_argument("--weights", default="bundled", metavar="WEIGHTS", help="denoiser: a name, a folder, or "
+        "user/repo[@revision] on the Hub (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--preset", default="ddim", help="settings to measure, as for purify (default: %(default)s)")
+    parser.add_argument("--batch-sizes", type=widths, default=(1, 8, 64), metavar="N,N,...", help="images at once, "
+        "each 1 or more (default: 1,8,64)")  # fmt: skip
+    parser.add_argument("-o", "--out", type=Path, metavar="JSON", help="file for the numbers; the table goes beside it "
+        "as .md, the drawing as .png (default: print only)")  # fmt: skip
+    parser.add_argument("--data", metavar="FOLDER", help="image folder to take images from (default: drawn signs)")
+    parser.add_argument("--size", type=int, default=32, metavar="N", help="height and width that images are resized "
+        "to, in pixels (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="runs of each measurement, 1 or more "
+        "(default: %(default)s)")  # fmt: skip
+    parser.add_argument("--classifier", default="preact-resnet18", metavar="NAME", help="classifier to compare with, "
+        "at batch size 64 (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--naive-images", type=int, default=1, metavar="N", help="images for the authors' loop; 0 "
+        "leaves it out (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--naive-every", type=int, default=10, metavar="N", help="walk every Nth of its 240 levels and "
+        "extrapolate, 1 or more; 1 walks all (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="what denoiser and "
+        "classifier compute in (default: %(default)s)")  # fmt: skip
+    add_device(parser)
+    parser.set_defaults(run=run_benchmark)
+
+
 def add_demo(parser: argparse.ArgumentParser) -> None:
     """``sampdetox demo``."""
     parser.add_argument("-o", "--out", type=Path, metavar="PANEL", default=Path("sampdetox-demo.png"),
@@ -331,13 +364,19 @@ def add_demo(parser: argparse.ArgumentParser) -> None:
 
 def run_purify(args: argparse.Namespace) -> int:
     """Purify a picture or a tree; see PURIFY_NOTES."""
+    rank = current_rank(os.environ)
     jobs, failures, left_out = plan(args.input, args.out)
+    jobs = shard(jobs, rank)
+    if rank.index > 0:
+        failures, left_out = [], 0  # rank 0 names what is the matter with the tree
     todo = [job for job in jobs if args.overwrite or not job.target.is_file()]
     done = 0
     try:
         if todo:
             check_writable(todo[0].target.parent)
-            done = purify_pictures(todo, make_detox(args), args.batch_size, failures)
+            if rank.world > 1:
+                args.device = device_of_rank(choose_device(args.device), rank)
+            done = purify_pictures(todo, make_detox(args), args.batch_size, failures, show=rank.index == 0)
     finally:
         for failure in failures:
             print(f"sampdetox: failed: {failure}", file=sys.stderr)
@@ -348,8 +387,11 @@ def run_purify(args: argparse.Namespace) -> int:
         parts.append(f"failed {len(failures)}")
     if left_out:
         parts.append(f"left out {left_out} other files")
-    print(f"{', '.join(parts)}; results in {args.out}")
-    return 1 if failures else 0
+    who = f"rank {rank.index} of {rank.world}: " if rank.world > 1 else ""
+    print(f"{who}{', '.join(parts)}; results in {args.out}", flush=True)
+    status = 1 if failures else 0
+    finish(rank, status, os.environ)
+    return status
 
 
 def run_inspect(args: argparse.Namespace) -> int:
@@ -589,6 +631,83 @@ def about_run(args: argparse.Namespace) -> dict[str, str]:
     shown += ["--full-range", Path(args.full_range).name] if args.full_range else []
     shown += ["--n", str(args.n), "--n-slow", str(args.n_slow), "--seed", str(args.seed), "--dtype", args.dtype]
     return {"command": shlex.join(["sampdetox", *shown]), "experiment": args.experiment, "data": data}
+
+
+def run_benchmark(args: argparse.Namespace) -> int:
+    """Measure, print the table, write JSON, Markdown and a drawing."""
+    if args.size < 1:
+        raise ValueError(f"--size must be 1 or more, got {args.size}. Leave it out for 32.")
+    if args.out is not None:
+        if args.out.suffix != ".json":
+            raise ValueError(f"--out must end in .json, got {args.out}. The table goes beside it as .md.")
+        check_writable(args.out.parent)
+    import json
+
+    import torch
+
+    from sampdetox_transforms.benchmark import about, benchmark, render
+    from sampdetox_transforms.checkpoints import write_atomically
+    from sampdetox_transforms.panel import draw_speed
+    from sampdetox_transforms.presets import get_preset
+    from sampdetox_transforms.transforms import SampDetox
+
+    preset, device, dtype = get_preset(args.preset), choose_device(args.device), getattr(torch, args.dtype)
+    images = benchmark_images(args.data, args.size, max(1, *args.batch_sizes))
+    result = benchmark(
+        SampDetox(args.weights, preset=preset, device=device, dtype=dtype),
+        images.to(device),
+        batch_sizes=args.batch_sizes,
+        repeats=args.repeats,
+        naive_images=args.naive_images,
+        naive_every=args.naive_every,
+        classifier=args.classifier,
+        progress=lambda step: print(f"measuring: {step}", file=sys.stderr),
+    )
+    text = render(result)
+    print(text)
+    if args.out is not None:
+        command = {"command": about_benchmark(args), "preset": args.preset, "data": data_name(args.data)}
+        document = {"about": command, **about(result)}
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(args.out, lambda path: path.write_text(json.dumps(document, indent=1) + "\n"))
+        caption = f"`{command['command']}`"
+        write_atomically(args.out.with_suffix(".md"), lambda path: path.write_text(f"{text}\n\n{caption}\n"))
+        rates = dict(sorted((batch.batch_size, batch.images_per_second) for batch in result.batches))
+        heading = f"{result.settings['weights']}, {args.preset}, {args.dtype}, {result.environment['hardware']}"
+        draw_speed(rates, result.shares, args.out.with_suffix(".png"), heading)
+    return 0
+
+
+def benchmark_images(data: str | None, size: int, n: int) -> "Tensor":
+    """At most ``n`` images in [0, 1], (n, 3, size, size): drawn signs, or images of a folder, drawn with seed 0."""
+    import torch
+
+    if data is None:
+        from torchvision.transforms.v2 import functional
+
+        from sampdetox_transforms.demo import draw_signs
+
+        return functional.resize(draw_signs(min(n, 64), seed=0)[0], [size, size]).clamp(0, 1)
+    from sampdetox_transforms.victims import image_folder
+
+    dataset = image_folder(data, size)
+    chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:n]
+    return torch.stack([dataset[i][0] for i in chosen.tolist()])
+
+
+def data_name(data: str | None) -> str:
+    """What images were used, by the last names of their folder."""
+    return "drawn signs" if data is None else "/".join(Path(data).parts[-2:])
+
+
+def about_benchmark(args: argparse.Namespace) -> str:
+    """The command, with folders by their last names, as it is stored with the numbers."""
+    shown = ["benchmark", "--weights", Path(args.weights).name, "--preset", args.preset]
+    shown += ["--batch-sizes", ",".join(map(str, args.batch_sizes))]
+    shown += ["--data", data_name(args.data)] if args.data else []
+    shown += ["--size", str(args.size), "--repeats", str(args.repeats), "--classifier", args.classifier]
+    shown += ["--naive-images", str(args.naive_images), "--naive-every", str(args.naive_every), "--dtype", args.dtype]
+    return shlex.join(["sampdetox", *shown])
 
 
 def run_demo_command(args: argparse.Namespace) -> int:

@@ -170,6 +170,30 @@ def draw_bars(values: Mapping[str, float], out: str | Path, title: str) -> None:
     _save(figure, Path(out))
 
 
+def draw_speed(rates: Mapping[int, float], shares: Mapping[str, float], out: str | Path, heading: str = "") -> None:
+    """Draw images a second by batch size, and the share of each part of the time, into the file ``out``.
+
+    Raises as ``draw_panel``; ``shares`` add up to 1.
+    """
+    if not rates or not shares:
+        raise ValueError(f"a speed drawing must have rates and shares, got {len(rates)} and {len(shares)}. Give both.")
+    figure = Figure(figsize=(7.4, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    left.plot(list(rates), list(rates.values()), color=LINE, marker="o")
+    left.set_xscale("log", base=2)
+    left.set_xticks(list(rates), [str(size) for size in rates])
+    left.set_ylim(bottom=0)
+    _finish(left, ("batch size", "images a second"))
+    bars = right.barh(list(shares), [100 * share for share in shares.values()], color=LINE)
+    right.bar_label(bars, fmt="%.1f %%", padding=3, fontsize=8)
+    right.set_xlim(0, 125)
+    right.invert_yaxis()
+    _finish(right, ("share of the time, %", ""))
+    if heading:
+        figure.suptitle(heading, fontsize=9, color=INK)
+    _save(figure, Path(out))
+
+
 def _finish(axes: Axes, titles: tuple[str, str]) -> None:
     axes.set_xlabel(titles[0])
     axes.set_ylabel(titles[1])

@@ -122,8 +122,12 @@ def output_names(pictures: Sequence[Path]) -> list[Path]:
     return names
 
 
-def purify_pictures(jobs: Sequence[Job], detox: "SampDetox", batch_size: int | None, failures: list[str]) -> int:
+def purify_pictures(
+    jobs: Sequence[Job], detox: "SampDetox", batch_size: int | None, failures: list[str], *, show: bool = True
+) -> int:
     """Purify and write pictures, batch by batch; returns how many were written, and adds the others to ``failures``.
+
+    ``show`` draws a bar where stderr is a terminal.
 
     Raises:
         OSError: results cannot be written at all: a full disk, say.
@@ -132,7 +136,7 @@ def purify_pictures(jobs: Sequence[Job], detox: "SampDetox", batch_size: int | N
     from tqdm import tqdm
 
     done, before = 0, len(failures)
-    with tqdm(total=len(jobs), unit="picture", file=sys.stderr, disable=None) as bar:
+    with tqdm(total=len(jobs), unit="picture", file=sys.stderr, disable=None if show else True) as bar:
         for batch in batches(load_pictures(jobs, failures), batch_size):
             try:
                 results = detox(torch.stack([picture.pixels for _, picture in batch]))
