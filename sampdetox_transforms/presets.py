@@ -8,6 +8,7 @@ from typing import Any
 
 from sampdetox_transforms.authors_code import purify_authors_code
 from sampdetox_transforms.names import check_choice
+from sampdetox_transforms.restoration import purify_and_restore
 from sampdetox_transforms.sampdetox import Purified, purify
 from sampdetox_transforms.samplers import ddim_step, ddpm_step
 from sampdetox_transforms.schedule import SCHEDULES
@@ -23,6 +24,7 @@ CHOICES = {
     "gate": ("own-level", "authors-code"),
     "variance_type": ("fixed_small", "fixed_large"),
     "noise": ("fresh", "shared"),
+    "local_stage": ("noise", "restore"),
 }
 
 
@@ -40,6 +42,8 @@ class Preset:
         normalisation, scale: "minmax" per image, or "absolute", where the map value ``scale`` gets the level t2.
         gate: "own-level" (a pixel moves from its own level on, and ends at 0), or "authors-code".
         noise: "fresh" for each stage and image, or "shared" by all, with whole-number levels (the authors' code).
+        local_stage: "noise" noises by the map (the paper's), or "restore" searches for triggers and fills them
+            (``restoration.py``): t2 is then the level for images with a dense trigger, and the map settings unused.
     """
 
     schedule: str | None = None
@@ -57,6 +61,7 @@ class Preset:
     scale: float = 1.0
     gate: str = "own-level"
     noise: str = "fresh"
+    local_stage: str = "noise"
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
@@ -74,6 +79,8 @@ class Preset:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}. Leave it out for the default.")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must be in [0, 1], got {self.eta}. 0 is deterministic, 1 is as random as DDPM.")
+        if self.local_stage == "restore" and self.gate == "authors-code":
+            raise ValueError("the authors' code has no search, got local_stage='restore'. Start from preset 'restore'.")
         if (self.gate == "authors-code") != (self.noise == "shared"):
             raise ValueError(
                 f"gate 'authors-code' and noise 'shared' go together, got {self.gate!r} and {self.noise!r}. "
@@ -95,13 +102,18 @@ class Preset:
         return max(self.t1, self.t2) + (1 if self.gate == "authors-code" else 0)
 
     def algorithm(self) -> Callable[..., Purified]:
-        """``purify`` with these settings: call it with (x0, denoiser, schedule, noise=...)."""
+        """``purify`` with these settings: call it with (x0, denoiser, schedule, noise=...).
+
+        ``purify_and_restore`` for local_stage "restore", which takes restorer=... and calibration=... as well.
+        """
         if self.gate == "authors-code":
             return partial(purify_authors_code, t1=int(self.t1), t2=int(self.t2))
         if self.sampler == "ddpm":
             step = partial(ddpm_step, variance_type=self.variance_type)
         else:
             step = partial(ddim_step, eta=self.eta)
+        if self.local_stage == "restore":
+            return partial(purify_and_restore, t1=self.t1, t2=self.t2, stride=self.stride, step=step)
         return partial(
             purify,
             t1=self.t1,
@@ -139,6 +151,7 @@ PAPER = Preset(schedule="cosine", sampler="ddpm", stride=1, data_range=1.0)
 
 PRESETS = {
     "ddim": Preset(),
+    "restore": Preset(t1=8, t2=20, local_stage="restore"),
     "paper": PAPER,
     "paper-linear": replace(PAPER, schedule="linear"),
     "authors-code": Preset(**AUTHORS_CODE),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sampdetox_transforms.noise import fresh_noise, subset
@@ -32,6 +32,9 @@ class Purified:
         network_calls: (b,), how often each image went through the network.
         sigma1: noise std of the global stage, beside an image in [-1, 1]; times 127.5 in grey levels.
         sigma2: noise std of a pixel at level t2 in the local stage.
+        mask: (b, 1, h, w), the pixels that were located and filled; None where the method looks for none.
+        suspicion: (b,), how clearly an image shows a local trigger (a logit).
+        clean_share: (b,), the share of clean images that look at least as suspicious, of either kind.
     """
 
     image: Float[Tensor, "b c h w"]
@@ -41,6 +44,9 @@ class Purified:
     network_calls: Int[Tensor, " b"]
     sigma1: float
     sigma2: float
+    mask: Bool[Tensor, "b 1 h w"] | None = None
+    suspicion: Float[Tensor, " b"] | None = None
+    clean_share: Float[Tensor, " b"] | None = None
 
 
 def purify(

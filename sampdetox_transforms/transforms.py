@@ -6,8 +6,8 @@ Everything about input kinds, value ranges, devices and seeds is here; the metho
 import copy
 import math
 import multiprocessing
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import PIL.Image
@@ -18,6 +18,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
+from sampdetox_transforms.calibration import Calibration, calibrate, load_restorer
 from sampdetox_transforms.checkpoints import DetoxWeights, load_denoiser
 from sampdetox_transforms.noise import SeededNoise, fresh_noise
 from sampdetox_transforms.presets import Preset, get_preset
@@ -39,6 +40,10 @@ class Explanation:
         sigma_map: (..., 1, h, w), the same as noise std beside an image in [-1, 1]; times 127.5 in grey levels.
         network_calls: (...), how often each image went through the network.
         sigma1, sigma2: noise std of the global stage, and the local stage's at level t2, in the same unit.
+        mask: (..., 1, h, w), the pixels that were taken for a trigger's and filled; None for a preset without search.
+        suspicion: (...), how clearly an image shows a local trigger (a logit).
+        false_alarm_rate: (...), the share of clean images that look at least as suspicious, local and dense triggers
+            together; an image is treated where it is below the calibration's rate.
     """
 
     image: Any
@@ -49,6 +54,9 @@ class Explanation:
     network_calls: Tensor
     sigma1: float
     sigma2: float
+    mask: Tensor | None = None
+    suspicion: Tensor | None = None
+    false_alarm_rate: Tensor | None = None
 
 
 class SampDetox(v2.Transform):
@@ -69,8 +77,8 @@ class SampDetox(v2.Transform):
         eta: DDIM's stochasticity in [0, 1].
         schedule: what the levels mean: "linear", "scaled_linear", "cosine", or None for the network's own schedule.
         map, window, data_range, direction, normalisation, scale, variance_type: see ``Preset``.
-        preset: a name ("ddim", "paper", "paper-linear", "authors-code") or a ``Preset``, in place of all of the above
-            from ``t1`` on.
+        preset: a name ("ddim", "restore", "paper", "paper-linear", "authors-code") or a ``Preset``, in place of all
+            of the above from ``t1`` on.
         mean, std: undo a normalisation before, and redo it after; for a transform placed behind ``Normalize``.
         device: where to compute. None: where the module is (``.to`` moves it), or on the input's accelerator.
         dtype: what the network computes in; None for float32. bfloat16 is faster on hardware that has it.
@@ -149,6 +157,9 @@ class SampDetox(v2.Transform):
         name = self.settings.schedule
         self.schedule = self.denoiser.schedule if name is None else Schedule.named(name)
         self._check_levels()
+        self.restorer, self.calibration = None, None
+        if self.settings.local_stage == "restore":
+            self.restorer, self.calibration = load_restorer()
         if target is not None:
             self.to(target)
         self._device = target
@@ -196,16 +207,49 @@ class SampDetox(v2.Transform):
         self.check_inputs([image])
         return self._run(image, pass_index=0)
 
-    def purify_pass(self, image: Any, pass_index: int) -> Any:
-        """Purify with the noise of another pass: with a seed, each ``pass_index`` draws its own noise."""
+    def explain_pass(self, image: Any, pass_index: int) -> Explanation:
+        """``explain`` with the noise of another pass: with a seed, each ``pass_index`` draws its own noise."""
         self.check_inputs([image])
-        return self._run(image, pass_index).image
+        return self._run(image, pass_index)
+
+    def purify_pass(self, image: Any, pass_index: int) -> Any:
+        """Purify with the noise of another pass."""
+        return self.explain_pass(image, pass_index).image
 
     def with_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> "SampDetox":
         """The same transform, sharing the network, for images normalised with ``mean`` and ``std``."""
         other = copy.copy(self)
         other.normalisation = check_normalisation(mean, std)
         return other
+
+    def calibrate(self, images: Any, *, false_alarm_rate: float = 0.05, data: str = "") -> Calibration:
+        """Set the thresholds of the search by clean images, so that this share of them is taken for triggered ones.
+
+        Args:
+            images: a batch, or an iterable of images or batches, of the kinds and ranges that a call takes.
+            false_alarm_rate: in (0, 1); 2 divided by it is the least number of images.
+            data: what they are, in words, kept with the thresholds.
+
+        Returns:
+            The calibration, from now on in use here (``self.calibration``; ``save`` it, or set another).
+
+        Raises:
+            ValueError: a preset without a search, too few images, a rate outside (0, 1), or what a call refuses.
+        """
+        if self.restorer is None:
+            raise ValueError("only preset='restore' has thresholds to calibrate, got another. Build SampDetox with it.")
+        batches = [images] if isinstance(images, IMAGE_TYPES) or is_pure_tensor(images) else images
+        self.calibration = calibrate(
+            self.restorer, self._core_batches(batches), false_alarm_rate=false_alarm_rate, data=data
+        )
+        return self.calibration
+
+    def _core_batches(self, batches: Iterable[Any]) -> Iterator[Tensor]:
+        for image in batches:
+            self.check_inputs([image])
+            tensor = functional.pil_to_tensor(image) if isinstance(image, PIL.Image.Image) else image
+            tensor = tensor.as_subclass(Tensor)
+            yield from self._to_core(tensor.to(self._compute_device(tensor)))[0].split(self.batch_size)
 
     def _run(self, inpt: Any, pass_index: int) -> Explanation:
         tensor = functional.pil_to_tensor(inpt) if isinstance(inpt, PIL.Image.Image) else inpt.as_subclass(Tensor)
@@ -216,8 +260,10 @@ class SampDetox(v2.Transform):
             result = Purified(*(_join(values) for values in zip(*(vars(c).values() for c in chunks), strict=True)))
         else:
             empty = x0.new_zeros((0, 1, *x0.shape[2:]), dtype=torch.float64)
-            sigmas = (float(self.schedule.sigma(level)) for level in (self.settings.t1, self.settings.t2))
-            result = Purified(x0, x0, empty, empty, torch.zeros(0, dtype=torch.long), *sigmas)
+            sigma1, sigma2 = (float(self.schedule.sigma(level)) for level in (self.settings.t1, self.settings.t2))
+            result = Purified(x0, x0, empty, empty, torch.zeros(0, dtype=torch.long), sigma1, sigma2)
+            if self.restorer is not None:
+                result = replace(result, mask=empty.bool(), suspicion=x0.new_zeros(0), clean_share=x0.new_zeros(0))
 
         lead = tensor.shape[:-3]
         planes = max(1, len(x0) // max(1, lead.numel()))  # 3 where a grey network took the colours one by one
@@ -239,12 +285,16 @@ class SampDetox(v2.Transform):
             network_calls=calls.reshape(lead),
             sigma1=result.sigma1,
             sigma2=result.sigma2,
+            mask=None if result.mask is None else shaped(result.mask),
+            suspicion=None if result.suspicion is None else shaped(result.suspicion),
+            false_alarm_rate=None if result.clean_share is None else 1 - shaped(1 - result.clean_share),
         )
 
     def _purify(self, x0: Tensor, pass_index: int) -> Purified:
         noise = fresh_noise if self.seed is None else SeededNoise(x0, self.seed, pass_index)
         denoiser = on_schedule(self.denoiser, self.denoiser.schedule, self.schedule)
-        return self.settings.algorithm()(x0, denoiser, self.schedule, noise=noise)
+        search = {} if self.restorer is None else {"restorer": self.restorer, "calibration": self.calibration}
+        return self.settings.algorithm()(x0, denoiser, self.schedule, noise=noise, **search)
 
     def _to_core(self, tensor: Tensor) -> tuple[Tensor, int]:
         """(..., c, h, w) in the input's range -> (n, channels of the network, h, w) in [-1, 1], and c."""
@@ -373,6 +423,8 @@ class DetoxWrapper(nn.Module):
         mean, std: what images are normalised with when they come in, and again before the model; None takes images
             in [0, 1]. Give them here or to ``detox``, not to both.
         passes: average the logits of so many independent purifications.
+        return_suspicion: return (logits, suspicion), the latter as in ``Explanation``: (n,), of the first pass; needs
+            a ``detox`` whose preset searches for triggers ("restore").
 
     The denoiser gets no gradients and stays in eval mode; gradients reach the images where these ask for them.
     """
@@ -385,6 +437,7 @@ class DetoxWrapper(nn.Module):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         passes: int = 1,
+        return_suspicion: bool = False,
     ):
         super().__init__()
         if not callable(model):
@@ -397,7 +450,12 @@ class DetoxWrapper(nn.Module):
         detox = SampDetox() if detox is None else detox
         if normalisation is not None and detox.normalisation is not None:
             raise ValueError("mean and std must be given once, got them here and in detox. Leave one of the two out.")
-        self.model, self.passes = model, passes
+        if return_suspicion and detox.restorer is None:
+            raise ValueError(
+                "return_suspicion needs a detox that searches for triggers, got one that does not. "
+                "Build it with SampDetox(preset='restore')."
+            )
+        self.model, self.passes, self.return_suspicion = model, passes, return_suspicion
         self.detox = detox if normalisation is None else detox.with_normalisation(*normalisation)
 
     def forward(self, images: Tensor) -> Any:
@@ -406,7 +464,13 @@ class DetoxWrapper(nn.Module):
         Raises:
             TypeError: several passes over a model that does not return a tensor.
         """
-        outputs = [self.model(self.detox.purify_pass(images, i)) for i in range(self.passes)]
+        if self.return_suspicion:
+            explained = [self.detox.explain_pass(images, i) for i in range(self.passes)]
+            outputs = self._average([self.model(each.image) for each in explained])
+            return outputs, explained[0].suspicion
+        return self._average([self.model(self.detox.purify_pass(images, i)) for i in range(self.passes)])
+
+    def _average(self, outputs: list[Any]) -> Any:
         if self.passes == 1:
             return outputs[0]
         if not all(isinstance(output, Tensor) for output in outputs):

@@ -79,7 +79,7 @@ def test_preset_has_its_published_settings(name, settings):
 
 
 def test_there_are_no_other_presets_and_the_default_is_ddim():
-    assert set(PRESETS) == {"ddim", "paper", "paper-linear", "authors-code"}
+    assert set(PRESETS) == {"ddim", "restore", "paper", "paper-linear", "authors-code"}
     assert Preset() == get_preset("ddim")
 
 

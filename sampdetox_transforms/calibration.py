@@ -1,0 +1,166 @@
+"""What clean images look like to a ``Restorer``: the thresholds of the ``restore`` preset, and their false alarms."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sampdetox_transforms.checkpoints import WeightsFileError, verify_sha256, write_atomically
+from sampdetox_transforms.localisation import local_suspicion
+from sampdetox_transforms.restorer import Restorer
+
+RESTORER_FOLDER = Path(__file__).parent / "weights" / "restorer"
+RESTORER, CALIBRATION = "restorer.safetensors", "calibration.json"
+RESTORER_SHA256 = ""
+POINTS = 401  # of a table: quantiles 0, 1/400, ... 1
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Quantiles of what a ``Restorer`` says of clean images, evenly spaced from 0 to 1, and the rate asked for.
+
+    Attributes:
+        local: quantiles of ``local_suspicion``.
+        dense: quantiles of the logit of a dense trigger.
+        false_alarm_rate: the share of clean images that may be taken for triggered ones, both kinds together.
+        images: how many clean images were measured.
+        data: where they came from, in words.
+    """
+
+    local: tuple[float, ...]
+    dense: tuple[float, ...]
+    false_alarm_rate: float = 0.05
+    images: int = 0
+    data: str = ""
+
+    def __post_init__(self) -> None:
+        check_rate(self.false_alarm_rate)
+        for name in ("local", "dense"):
+            values = getattr(self, name)
+            if len(values) < 2 or any(not a <= b for a, b in pairwise(values)):
+                raise ValueError(f"{name} must be 2 or more ascending numbers, got {len(values)}. Use calibrate().")
+
+    @property
+    def thresholds(self) -> tuple[float, float]:
+        """Local and dense; each takes half of the false alarms."""
+        return tuple(_at(getattr(self, name), 1 - self.false_alarm_rate / 2) for name in ("local", "dense"))  # pyright: ignore[reportReturnType]
+
+    def clean_share(self, local: Float[Tensor, " b"], dense: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """The share of clean images that look at least as suspicious as each image does: at most 1, float64.
+
+        Twice the smaller share of the two kinds (Bonferroni): an image is flagged at a rate where this is below it.
+        """
+        shares = [_above(getattr(self, name), x) for name, x in (("local", local), ("dense", dense))]
+        return (2 * torch.minimum(*shares)).clamp(max=1)
+
+    def at(self, false_alarm_rate: float) -> "Calibration":
+        """The same measurement with other thresholds."""
+        return replace(self, false_alarm_rate=false_alarm_rate)
+
+    def save(self, path: str | Path) -> None:
+        """Write a JSON file."""
+        rounded = {name: [round(v, 5) for v in getattr(self, name)] for name in ("local", "dense")}
+        Path(path).write_text(json.dumps({**asdict(self), **rounded}) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Calibration":
+        """Read what ``save`` wrote."""
+        content = json.loads(Path(path).read_text())
+        return cls(**{**content, "local": tuple(content["local"]), "dense": tuple(content["dense"])})
+
+
+@torch.no_grad()
+def calibrate(
+    restorer: Restorer, batches: Iterable[Float[Tensor, "b c h w"]], *, false_alarm_rate: float = 0.05, data: str = ""
+) -> Calibration:
+    """Measure clean images, in batches in [-1, 1].
+
+    Raises:
+        ValueError: a rate outside (0, 1), or so few images that it cannot be measured.
+    """
+    check_rate(false_alarm_rate)
+    answers = [restorer(batch) for batch in batches]
+    local = torch.cat([local_suspicion(a.local) for a in answers]) if answers else torch.zeros(0)
+    dense = torch.cat([a.dense for a in answers]) if answers else torch.zeros(0)
+    needed = round(2 / false_alarm_rate)
+    if len(local) < needed:
+        raise ValueError(
+            f"calibration at a false-alarm rate of {false_alarm_rate} needs {needed} clean images or more, "
+            f"got {len(local)}. Give more images, or a higher rate."
+        )
+    grid = torch.linspace(0, 1, POINTS, dtype=torch.float64)
+    local_table, dense_table = (tuple(torch.quantile(x.double().cpu(), grid).tolist()) for x in (local, dense))
+    return Calibration(local_table, dense_table, false_alarm_rate, len(local), data)
+
+
+def load_restorer(folder: str | Path = RESTORER_FOLDER, *, sha256: str = "") -> tuple[Restorer, Calibration]:
+    """The network in the package, or one that ``save_restorer`` wrote, and the calibration that is stored with it.
+
+    The weights must have the given sha256, or, for the package's own, the pinned one.
+
+    Raises:
+        WeightsFileError: a file is missing, damaged or not the pinned one.
+    """
+    folder = Path(folder)
+    path = folder / RESTORER
+    try:
+        expected = sha256 or (RESTORER_SHA256 if folder == RESTORER_FOLDER else "")
+        if expected:
+            verify_sha256(path, expected)
+        restorer, state = Restorer(), load_file(path)
+        restorer.load_state_dict({name: value.float() for name, value in state.items()})
+        calibration = Calibration.load(folder / CALIBRATION)
+    except WeightsFileError:
+        raise
+    except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        message = f"{folder} must hold {RESTORER} and {CALIBRATION} of one network, got: {error}. Write both anew."
+        raise WeightsFileError(message) from error
+    restorer.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return restorer.eval().requires_grad_(False), calibration
+
+
+def save_restorer(folder: str | Path, restorer: Restorer, calibration: Calibration) -> Path:
+    """Write network, in float16, and calibration into one folder."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().cpu().half().contiguous() for name, value in restorer.state_dict().items()}
+    write_atomically(folder / RESTORER, lambda path: save_file(state, path))
+    write_atomically(folder / CALIBRATION, calibration.save)
+    return folder
+
+
+def strictest(calibrations: Iterable[Calibration]) -> Calibration:
+    """Thresholds that keep the rate on each of several kinds of images: the highest value of each quantile."""
+    every = list(calibrations)
+    tables = ([getattr(c, name) for c in every] for name in ("local", "dense"))
+    local, dense = (tuple(max(values) for values in zip(*table, strict=True)) for table in tables)
+    names = "; ".join(c.data for c in every)
+    rate, images = min(c.false_alarm_rate for c in every), sum(c.images for c in every)
+    return Calibration(local, dense, rate, images, names)
+
+
+def check_rate(false_alarm_rate: float) -> None:
+    """Raise ValueError unless it is a share of images."""
+    if not 0 < false_alarm_rate < 1:
+        raise ValueError(f"false_alarm_rate must be in (0, 1), got {false_alarm_rate}. 0.05 is 5 % of clean images.")
+
+
+def _at(table: tuple[float, ...], share: float) -> float:
+    return float(torch.quantile(torch.tensor(table, dtype=torch.float64), share))
+
+
+def _above(table: tuple[float, ...], x: Tensor) -> Tensor:
+    """The share of the clean images at or above x, linear between the quantiles; half a step beyond the last."""
+    values = torch.tensor(table, dtype=torch.float64, device=x.device)
+    last = len(values) - 1
+    upper = torch.searchsorted(values, x.double().contiguous()).clamp(1, last)
+    step = (values[upper] - values[upper - 1]).clamp(min=1e-12)
+    below = (upper - 1 + ((x.double() - values[upper - 1]) / step).clamp(0, 1)) / last
+    return (1 - below).clamp(min=0.5 / last)

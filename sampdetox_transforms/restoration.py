@@ -1,0 +1,141 @@
+"""Past the paper: look for the trigger before diffusion, and take its region out instead of noising it.
+
+A small patch keeps its mean under the noise of Algorithm 1's local stage, and the denoiser rebuilds it. Here a
+``Restorer`` says which pixels do not belong; they are filled from those around them, without any information from
+inside, and looked at again. A trigger all over the image leaves nothing to fill from: the network's estimate of the
+image without it, and a higher noise level, take its place. Pure functions on (b, c, h, w) tensors in [-1, 1].
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sampdetox_transforms.calibration import Calibration
+from sampdetox_transforms.localisation import dilate, hysteresis, local_suspicion
+from sampdetox_transforms.noise import fresh_noise, subset
+from sampdetox_transforms.restorer import Answer, Restorer
+from sampdetox_transforms.sampdetox import Purified, global_stage
+from sampdetox_transforms.samplers import Denoiser, Noise, Step, ddim_step, grid
+from sampdetox_transforms.schedule import Schedule
+
+
+def purify_and_restore(
+    x0: Float[Tensor, "b c h w"],
+    denoiser: Denoiser,
+    schedule: Schedule,
+    *,
+    restorer: Restorer,
+    calibration: Calibration,
+    t1: float = 20,
+    t2: float = 60,
+    stride: float = 20,
+    step: Step = ddim_step,
+    seed: float = 0.0,
+    low: float = -1.0,
+    margin: int = 1,
+    looks: int = 2,
+    largest: float = 0.4,
+    noise: Noise = fresh_noise,
+) -> Purified:
+    """The global stage for every image, and for those with a trigger a local stage that restores its region.
+
+    Args:
+        x0: suspected images in [-1, 1].
+        denoiser, schedule, stride, step, noise: as in ``purify``.
+        restorer: finds triggers and fills regions.
+        calibration: from what suspicion on an image is taken for a triggered one.
+        t1: level of the global stage; a filled image goes through it as well.
+        t2: the level for images with a dense trigger, after the network's estimate has taken their place.
+        seed: logit from which a pixel of a flagged image is located.
+        low: logit from which a pixel next to a located one is located as well.
+        margin: pixels that the mask is grown by, for images of 32 pixels.
+        looks: how often the image is searched, the first time included.
+        largest: share of the pixels from which on a mask is too large to be filled; the trigger counts as dense.
+
+    Network calls: 2 for an image without a trigger at t1 <= stride; at most 2 * looks + 3 otherwise, and one more
+    for each stride of t2.
+    """
+    levels = grid(t1, stride)
+    stage1 = global_stage(x0, denoiser, schedule, levels, step, noise)
+    answer = restorer(x0)
+    suspicion = local_suspicion(answer.local)
+    share = calibration.clean_share(suspicion, answer.dense)
+    flagged = share.detach() < calibration.false_alarm_rate
+    mask = torch.zeros_like(answer.local, dtype=torch.bool)
+    timestep_map = torch.zeros_like(answer.local, dtype=torch.float64)
+    calls = torch.full((len(x0),), len(levels), device=x0.device)
+    image = stage1
+    index = flagged.nonzero()[:, 0]
+    if len(index):
+        first = Answer(*(part[index] for part in answer))
+        filled, found, dense, looked = remove_trigger(
+            x0[index], first, restorer, calibration, seed=seed, low=low, margin=margin, looks=looks, largest=largest
+        )
+        again, level = torch.empty_like(filled), torch.where(dense, float(t2), float(t1))
+        for these, start in ((~dense, t1), (dense, t2)):
+            if these.any():
+                own = subset(subset(noise, flagged), these)
+                again[these] = global_stage(filled[these], denoiser, schedule, grid(start, stride), step, own)
+        image = stage1.index_put((index,), again)
+        mask = mask.index_put((index,), found)
+        timestep_map = timestep_map.index_put((index,), level.double()[:, None, None, None].expand_as(found))
+        diffusions = torch.where(dense, len(grid(t2, stride)) - 1, len(levels) - 1)
+        calls = calls.index_put((index,), calls[index] + looked + diffusions)
+    sigma1, sigma2 = float(schedule.sigma(t1)), float(schedule.sigma(t2))
+    probability = answer.local.double().sigmoid()
+    return Purified(image, stage1, probability, timestep_map, calls, sigma1, sigma2, mask, suspicion, share)
+
+
+def remove_trigger(
+    x: Float[Tensor, "b c h w"],
+    answer: Answer,
+    restorer: Restorer,
+    calibration: Calibration,
+    *,
+    seed: float,
+    low: float,
+    margin: int,
+    looks: int,
+    largest: float,
+) -> tuple[Tensor, Bool[Tensor, "b 1 h w"], Bool[Tensor, " b"], Int[Tensor, " b"]]:
+    """Fill what was located, look again, and fill what still stands out: image, mask, whether dense, network calls.
+
+    Once filled, pixels stay in the mask, so that no look brings back what an earlier one took out.
+    """
+    local, dense_from = calibration.thresholds
+    dense = answer.dense > dense_from
+    found = locate(answer.local, seed=seed, low=low, margin=margin)
+    # where the image is flagged for its local suspicion alone, what stands out most is located whatever its logit
+    alone = (local_suspicion(answer.local) > local) & ~found.any(dim=(1, 2, 3))
+    peak = dilate(answer.local >= answer.local.amax(dim=(1, 2, 3), keepdim=True), 1)
+    found = torch.where(alone[:, None, None, None], peak, found)
+    too_large = found.float().mean(dim=(1, 2, 3)) > largest
+    dense = dense | too_large
+    x = torch.where(dense[:, None, None, None], answer.image.clamp(-1, 1), x)
+    mask = found & ~too_large[:, None, None, None]
+    calls = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    index, filled = mask.any(dim=(1, 2, 3)).nonzero()[:, 0], x
+    for look in range(looks):
+        if not len(index):
+            break
+        filled = filled.index_put((index,), fill(x[index], mask[index], restorer))
+        calls[index] += 1
+        if look + 1 < looks:
+            more = locate(restorer(filled[index]).local, seed=seed, low=low, margin=margin)
+            calls[index] += 1
+            wider = mask[index] | more
+            fits = (wider.float().mean(dim=(1, 2, 3)) <= largest) & (more & ~mask[index]).any(dim=(1, 2, 3))
+            index, wider = index[fits], wider[fits]
+            mask = mask.index_put((index,), wider)
+    return filled, mask, dense, calls
+
+
+def locate(logits: Float[Tensor, "b 1 h w"], *, seed: float, low: float, margin: int) -> Bool[Tensor, "b 1 h w"]:
+    """Pixels of a trigger: above ``low`` and connected to one above ``seed``, grown by the margin."""
+    pixels = max(1, round(margin * min(logits.shape[-2:]) / 32)) if margin else 0
+    return dilate(hysteresis(logits, seed, low), pixels)
+
+
+def fill(x: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b 1 h w"], restorer: Restorer) -> Float[Tensor, "b c h w"]:
+    """The masked pixels as the network predicts them from the others; nothing in them is looked at."""
+    return torch.where(mask, restorer(x, mask).image.clamp(-1, 1), x)
