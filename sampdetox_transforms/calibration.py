@@ -18,7 +18,7 @@ from sampdetox_transforms.restorer import Restorer
 
 RESTORER_FOLDER = Path(__file__).parent / "weights" / "restorer"
 RESTORER, CALIBRATION = "restorer.safetensors", "calibration.json"
-RESTORER_SHA256 = ""
+RESTORER_SHA256 = "65d6e9620c245f1c9d4bda480d1a5ecf2610d753868a89849fcd29214f1afa53"
 POINTS = 401  # of a table: quantiles 0, 1/400, ... 1
 
 

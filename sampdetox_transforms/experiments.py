@@ -87,6 +87,7 @@ class NoEstimate(nn.Module):
 def comparison(tools: Tools) -> list[Column]:
     """Tables 1 and 4."""
     columns = [NO_DEFENSE, tools.sampdetox("sampdetox", PRESETS["ddim"])]
+    columns.append(tools.sampdetox("sampdetox-restore", PRESETS["restore"]))
     columns.append(tools.sampdetox("sampdetox-paper", PRESETS["paper"], n=tools.n_slow))
     columns.append(tools.sampdetox("sampdetox-paper-linear", PRESETS["paper-linear"], n=tools.n_slow))
     columns.append(_bdmae(tools))
