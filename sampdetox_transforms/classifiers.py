@@ -75,7 +75,7 @@ def _resnet34(num_classes: int, channels: int) -> nn.Module:
 
 def _vgg19(num_classes: int, channels: int) -> nn.Module:
     network = torchvision.models.vgg19_bn(num_classes=num_classes)
-    network.features = nn.Sequential(nn.Conv2d(channels, 64, 3, padding=1), *list(network.features)[1:])
+    network.features = nn.Sequential(nn.Conv2d(channels, 64, 3, padding=1), *list(network.features.children())[1:])
     # One linear layer on the mean: torchvision's three have 120 million parameters, for 7x7 places.
     network.avgpool = nn.AdaptiveAvgPool2d(1)
     network.classifier = nn.Linear(512, num_classes)  # pyright: ignore[reportAttributeAccessIssue]
