@@ -186,7 +186,8 @@ def draw_speed(rates: Mapping[int, float], shares: Mapping[str, float], out: str
     _finish(left, ("batch size", "images a second"))
     bars = right.barh(list(shares), [100 * share for share in shares.values()], color=LINE)
     right.bar_label(bars, fmt="%.1f %%", padding=3, fontsize=8)
-    right.set_xlim(0, 125)
+    right.set_xlim(0, 125)  # room for the numbers
+    right.set_xticks(range(0, 101, 25))
     right.invert_yaxis()
     _finish(right, ("share of the time, %", ""))
     if heading:

@@ -142,7 +142,7 @@ def test_each_process_of_a_machine_takes_a_card_in_turn(monkeypatch):
 
 
 def test_a_process_that_failed_ends_after_the_others():
-    """Against a real store: status 1 waits for the other process, status 0 does not."""
+    """Against a real store: status 1 waits for the others, status 0 for nobody."""
     from threading import Thread
 
     from torch.distributed import TCPStore
@@ -152,16 +152,18 @@ def test_a_process_that_failed_ends_after_the_others():
     ended = []
 
     def process(index, status):
-        finish(Rank(index, 2, index), status, environ)
+        finish(Rank(index, 3, index), status, environ)
         ended.append(index)
 
-    failed = Thread(target=process, args=(0, 1), daemon=True)
+    failed, good, last = (Thread(target=process, args=args, daemon=True) for args in ((0, 1), (1, 0), (2, 0)))
     failed.start()
+    good.start()
+    good.join(30)
     time.sleep(0.6)
-    assert ended == [], "the process that failed did not wait"
-    process(1, 0)
+    assert ended == [1], "the process that failed did not wait, or the other one did"
+    last.start()
     failed.join(30)
-    assert ended == [1, 0]
+    assert ended == [1, 2, 0]
 
 
 def test_without_torchrun_nothing_is_waited_for():
