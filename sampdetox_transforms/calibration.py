@@ -19,6 +19,8 @@ from sampdetox_transforms.restorer import Restorer
 RESTORER_FOLDER = Path(__file__).parent / "weights" / "restorer"
 RESTORER, CALIBRATION = "restorer.safetensors", "calibration.json"
 RESTORER_SHA256 = "65d6e9620c245f1c9d4bda480d1a5ecf2610d753868a89849fcd29214f1afa53"
+# How the false alarms are shared out: patches are what the search finds best.
+SHARES = {"local": 0.8, "dense": 0.2}
 POINTS = 401  # of a table: quantiles 0, 1/400, ... 1
 
 
@@ -49,16 +51,18 @@ class Calibration:
 
     @property
     def thresholds(self) -> tuple[float, float]:
-        """Local and dense; each takes half of the false alarms."""
-        return tuple(_at(getattr(self, name), 1 - self.false_alarm_rate / 2) for name in ("local", "dense"))  # pyright: ignore[reportReturnType]
+        """Local and dense; each takes its share of the false alarms."""
+        local, dense = (_at(getattr(self, name), 1 - self.false_alarm_rate * part) for name, part in SHARES.items())
+        return local, dense
 
     def clean_share(self, local: Float[Tensor, " b"], dense: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """The share of clean images that look at least as suspicious as each image does: at most 1, float64.
 
-        Twice the smaller share of the two kinds (Bonferroni): an image is flagged at a rate where this is below it.
+        The smaller of the two kinds' shares, each divided by its part of the false alarms (weighted Bonferroni): an
+        image is flagged at a rate where this is below it.
         """
-        shares = [_above(getattr(self, name), x) for name, x in (("local", local), ("dense", dense))]
-        return (2 * torch.minimum(*shares)).clamp(max=1)
+        parts = [_above(getattr(self, n), x) / SHARES[n] for n, x in (("local", local), ("dense", dense))]
+        return torch.minimum(*parts).clamp(max=1)
 
     def at(self, false_alarm_rate: float) -> "Calibration":
         """The same measurement with other thresholds."""
@@ -89,7 +93,7 @@ def calibrate(
     answers = [restorer(batch) for batch in batches]
     local = torch.cat([local_suspicion(a.local) for a in answers]) if answers else torch.zeros(0)
     dense = torch.cat([a.dense for a in answers]) if answers else torch.zeros(0)
-    needed = round(2 / false_alarm_rate)
+    needed = round(1 / (false_alarm_rate * min(SHARES.values())))
     if len(local) < needed:
         raise ValueError(
             f"calibration at a false-alarm rate of {false_alarm_rate} needs {needed} clean images or more, "
