@@ -2,7 +2,7 @@
 
     python examples/train_restorer.py --minutes 40 --out runs/restorer
 
-Each step draws 64 images to be searched (26 clean, 25 with a local trigger, 13 with a dense one) and 32 with an erased
+Each step draws 72 images to be searched (24 clean, 20 with a local trigger, 28 with a dense one) and 12 with an erased
 region to be filled. The run ends after --minutes of processor time; killed, it resumes. OUT gains the averaged weights
 in float16 and the calibration, in the form of sampdetox_transforms/weights/restorer.
 One GTSRB track in twenty and every twentieth CIFAR image are left out of training; thresholds come from them.
@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from _gtsrb import data_folder
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms.v2.functional import pil_to_tensor
@@ -27,7 +28,7 @@ from sampdetox_transforms.restorer import Answer, Restorer
 from sampdetox_transforms.synthetic_triggers import dense_triggers, erasures, local_triggers, uniform
 from sampdetox_transforms.training import has_fast_bf16
 
-SEARCHED, CLEAN, DENSE, FILLED = 64, 26, 13, 32
+SEARCHED, CLEAN, DENSE, FILLED = 72, 24, 28, 12
 RATE, WARMUP, DECAY, HELD_OUT = 1.5e-3, 300, 0.9985, 20
 # whole GTSRB images, cropped to the sign, between the two, and CIFAR-10
 SHARES = (0.32, 0.22, 0.14, 0.32)
@@ -38,6 +39,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=40, help="of processor time, over all starts")
     parser.add_argument("--cooldown", type=float, default=14, help="the last minutes, over which the rate falls to 0")
     parser.add_argument("--jpeg", type=int, default=25_000, help="JPEG images of CIFAR-10 to learn fills from")
+    parser.add_argument("--start", type=Path, help="weights to start from, a restorer.safetensors, where shapes fit")
+    parser.add_argument("--rate", type=float, default=RATE, help="highest learning rate")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -62,7 +65,11 @@ def main() -> None:
 def train(args: argparse.Namespace, searched: list[Tensor], filled: list[Tensor]) -> tuple[Restorer, dict[str, Tensor]]:
     """The network after ``args.minutes`` of processor time, and the moving average of its weights."""
     model = Restorer().to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=1e-3)
+    if args.start is not None:
+        shapes = {name: value.shape for name, value in model.state_dict().items()}
+        known = {name: v.float() for name, v in load_file(args.start).items() if shapes.get(name) == v.shape}
+        model.load_state_dict(known, strict=False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.rate, betas=(0.9, 0.98), weight_decay=1e-3)
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
     path, step, used = args.out / "training_state.pt", 0, 0.0
     if path.exists():
@@ -74,7 +81,7 @@ def train(args: argparse.Namespace, searched: list[Tensor], filled: list[Tensor]
     while (minutes := used + (time.process_time() - start) / 60) < args.minutes:
         for group in optimizer.param_groups:
             left = (args.minutes - minutes) / args.cooldown
-            group["lr"] = RATE * min(1, (step + 1) / WARMUP, max(left, 1e-3))
+            group["lr"] = args.rate * min(1, (step + 1) / WARMUP, max(left, 1e-3))
         generator = torch.Generator().manual_seed(step + 7)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = step_loss(model, searched, filled, generator)
@@ -124,10 +131,10 @@ def step_loss(model: nn.Module, searched: list[Tensor], filled: list[Tensor], ge
     all_over = functional.binary_cross_entropy_with_logits(answer.dense[:SEARCHED], is_dense)
     error = (answer.image - target).abs().mean(dim=1, keepdim=True)
     restorable = torch.ones(SEARCHED)
-    restorable[dense] = undone.float()
+    restorable[dense] = 3 * undone.float()
     restored = (error[:SEARCHED].mean(dim=(1, 2, 3)) * restorable).mean()
     filled_in = (error[SEARCHED:] * erased).sum() / erased.sum().clamp(min=1)
-    return 5 * pixels + 0.3 * suspicion + 0.3 * all_over + 3 * restored + 2 * filled_in
+    return 5 * pixels + 0.3 * suspicion + all_over + 4 * restored + 2 * filled_in
 
 
 def draw(pools: list[Tensor], n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -56,7 +56,7 @@ class Restorer(nn.Module):
         self.grow = nn.ModuleList([nn.Conv2d(b, a, 1) for a, b in pairwise(widths)])
         self.up = nn.ModuleList([blocks(w, n) for w, n in zip(reversed(widths[:-1]), config.up_blocks, strict=True)])
         self.head = nn.Conv2d(widths[0], 4 * planes, 3, padding=1)
-        self.dense = nn.Linear(2 * widths[-1], 1)
+        self.dense = nn.Sequential(nn.Linear(2 * sum(widths), 64), nn.ReLU(), nn.Linear(64, 1))
 
     @property
     def size_multiple(self) -> int:
@@ -76,13 +76,14 @@ class Restorer(nn.Module):
         x = functional.pad(x, (0, columns, 0, rows))
         plane = functional.pad(erased.to(x), (0, columns, 0, rows), value=1)
         h = self.stem(functional.pixel_unshuffle(torch.cat([x, plane], dim=1), 2).to(self.stem.weight.dtype))
-        skips = []
+        skips, pooled = [], []
         for i, level in enumerate(self.down):
             h = level(h)
+            pooled += [h.mean(dim=(2, 3)), h.amax(dim=(2, 3))]
             if i < len(self.shrink):
                 skips.append(h)
                 h = self.shrink[i](h)
-        dense = self.dense(torch.cat([h.mean(dim=(2, 3)), h.amax(dim=(2, 3))], dim=1))[:, 0]
+        dense = self.dense(torch.cat(pooled, dim=1))[:, 0]
         for grow, level in zip(reversed(self.grow), self.up, strict=True):
             h = level(functional.interpolate(grow(h), scale_factor=2.0) + skips.pop())
         out = functional.pixel_shuffle(self.head(h), 2)[..., :height, :width]

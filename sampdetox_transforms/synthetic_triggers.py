@@ -359,27 +359,29 @@ def blends(images: Images, every: Images, generator: Generator) -> Images:
 
 
 def noise_patterns(images: Images, every: Images, generator: Generator) -> Images:
-    """Blended with, or plus, random pixels."""
+    """Blended with, or plus, random pixels, their range 3 to 30 % of all grey levels."""
     n = len(images)
     pattern = uniform(tuple(images.shape), 0, 1, images, generator)
     pattern = torch.where(uniform((n, 1, 1, 1), 0, 1, images, generator) < 0.3, pattern.round(), pattern)
-    mixed = torch.lerp(images, pattern, uniform((n, 1, 1, 1), 0.06, 0.3, images, generator))
-    added = images + (pattern - 0.5) * uniform((n, 1, 1, 1), 0.06, 0.3, images, generator)
+    mixed = torch.lerp(images, pattern, uniform((n, 1, 1, 1), 0.03, 0.3, images, generator))
+    added = images + (pattern - 0.5) * uniform((n, 1, 1, 1), 0.03, 0.3, images, generator)
     return torch.where(uniform((n, 1, 1, 1), 0, 1, images, generator) < 0.5, mixed, added)
 
 
 def smooth_patterns(images: Images, every: Images, generator: Generator) -> Images:
     """Plus or minus a smooth coloured pattern of 10 to 60 grey levels."""
     n, c = images.shape[:2]
-    pattern = smooth_noise(images, c, generator, 3, 9)
+    pattern = smooth_noise(images, c, generator, 3, 16)
     sign = torch.where(uniform((n, 1, 1, 1), 0, 1, images, generator) < 0.7, 1.0, -1.0)
     return images + sign * pattern * uniform((n, 1, 1, 1), 10, 60, images, generator) / 255
 
 
 def fewer_colours(images: Images, every: Images, generator: Generator) -> Images:
-    """4 to 16 values a channel."""
+    """4 to 16 values a channel; half of them dithered with random noise."""
     steps = uniform((len(images), 1, 1, 1), 3, 16, images, generator).floor()
-    return (images * steps).round() / steps
+    dither = uniform(tuple(images.shape), -0.5, 0.5, images, generator)
+    strength = (2 * uniform((len(images), 1, 1, 1), -0.5, 0.5, images, generator)).clamp(min=0)
+    return (images * steps + strength * dither).round() / steps
 
 
 def warps(images: Images, every: Images, generator: Generator) -> Images:
@@ -392,6 +394,23 @@ def warps(images: Images, every: Images, generator: Generator) -> Images:
     )
     moved = identity + (field * reach).permute(0, 2, 3, 1) * 2 / torch.tensor([width, height], device=images.device)
     return functional.grid_sample(images, moved, padding_mode="reflection", align_corners=True)
+
+
+def encodings(images: Images, every: Images, generator: Generator) -> Images:
+    """Plus what two random 3x3 convolutions make of the image and a coarse random grid: 1 to 8 grey levels strong."""
+    n, c, height, width = images.shape
+    message = smooth_noise(images, 1, generator, 4, 16)
+    x, hidden = torch.cat([images, message], dim=1) - 0.5, 8
+
+    def filtered(x: Tensor, planes: int) -> Tensor:
+        weight = uniform((n * planes, x.shape[1], 3, 3), -1, 1, images, generator)
+        padded = functional.pad(x.reshape(1, -1, height, width), (1, 1, 1, 1), mode="reflect")
+        return functional.conv2d(padded, weight, groups=n).reshape(n, planes, height, width)
+
+    residual = filtered(filtered(x, hidden).relu(), c)
+    residual = residual - residual.mean(dim=(2, 3), keepdim=True)
+    residual = residual / residual.std(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
+    return images + residual.clamp(-3, 3) * uniform((n, 1, 1, 1), 1, 8, images, generator) / 255
 
 
 SHAPES = (
@@ -407,10 +426,11 @@ SHAPES = (
 )
 CONTENTS = ((solid, 0.5), (two_colours, 0.13), (noise, 0.14), (gradient, 0.07), (sticker, 0.16))
 DENSE = (
-    (waves, 0.22),
-    (blends, 0.3),
-    (noise_patterns, 0.13),
-    (smooth_patterns, 0.15),
+    (waves, 0.17),
+    (blends, 0.24),
+    (noise_patterns, 0.1),
+    (smooth_patterns, 0.14),
     (fewer_colours, 0.12),
-    (warps, 0.08),
+    (encodings, 0.13),
+    (warps, 0.1),
 )
