@@ -275,8 +275,8 @@ class TimedNoise:
     def __call__(self, like: Tensor) -> Tensor:
         return self.draw(like)
 
-    def subset(self, keep: Tensor) -> "TimedNoise":
-        return TimedNoise(subset(self.noise, keep), self.watch)
+    def subset(self, index: Tensor) -> "TimedNoise":
+        return TimedNoise(subset(self.noise, index), self.watch)
 
 
 class TimedSettings:
