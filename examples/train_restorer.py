@@ -24,9 +24,9 @@ from torch.nn import functional
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from sampdetox_transforms.calibration import calibrate, save_restorer, strictest
+from sampdetox_transforms.precision import has_fast_bf16
 from sampdetox_transforms.restorer import Answer, Restorer
 from sampdetox_transforms.synthetic_triggers import dense_triggers, erasures, local_triggers, uniform
-from sampdetox_transforms.training import has_fast_bf16
 
 SEARCHED, CLEAN, DENSE, FILLED = 72, 24, 28, 12
 RATE, WARMUP, DECAY, HELD_OUT = 1.5e-3, 300, 0.9985, 20

@@ -6,6 +6,8 @@ of their own. On CUDA every clock waits for the device.
 
 import copy
 import math
+import subprocess
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +34,15 @@ from sampdetox_transforms.transforms import SampDetox
 PARTS = ("network", "SSIM map", "noise", "rest")
 AUTHORS_LEVELS, PAPER_LEVELS = (120, 120), (20, 120)  # t1 and t2 of the released code, and of the paper's text
 MATMUL_SIZE = {"cpu": 1024, "cuda": 8192}
+IMPORTS = """
+import time
+start = time.perf_counter()
+import torch, torchvision
+from torchvision.transforms import v2
+middle = time.perf_counter()
+from sampdetox_transforms import DetoxLoader, DetoxWrapper, SampDetox
+print(middle - start, time.perf_counter() - middle)
+"""
 STATUS, RESET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -107,6 +118,7 @@ class Benchmark:
         matmul_size, matmul_flop_per_second: of a product of two square matrices in the network's dtype.
         flop_per_call: of one image's way through the network, counted; a multiplication and an addition are two.
         first_call_seconds: of the very first batch, at the first batch size, before any warm-up.
+        import_seconds: of torch and torchvision in a new process, and of this package's classes after them.
         batches: by batch size.
         parts: seconds of the network, the map, the noise and the rest, for one batch of ``parts_batch_size`` images.
     """
@@ -117,6 +129,7 @@ class Benchmark:
     matmul_flop_per_second: float
     flop_per_call: int
     first_call_seconds: float
+    import_seconds: tuple[float, float]
     batches: list[BatchSpeed]
     parts: dict[str, float]
     parts_batch_size: int
@@ -173,6 +186,8 @@ def benchmark(
     device = detox.denoiser.device or images.device
     images = images.to(device)
 
+    progress("import")
+    import_seconds = measure_import(repeats)
     progress("matrix product")
     matmul_size = MATMUL_SIZE.get(device.type, 1024)
     rate = matmul_rate(device, detox.denoiser.dtype, matmul_size, repeats)
@@ -212,6 +227,7 @@ def benchmark(
         matmul_flop_per_second=rate,
         flop_per_call=flop,
         first_call_seconds=first_call,
+        import_seconds=import_seconds,
         batches=batches,
         parts=parts,
         parts_batch_size=largest,
@@ -275,8 +291,8 @@ class TimedNoise:
     def __call__(self, like: Tensor) -> Tensor:
         return self.draw(like)
 
-    def subset(self, keep: Tensor) -> "TimedNoise":
-        return TimedNoise(subset(self.noise, keep), self.watch)
+    def subset(self, index: Tensor) -> "TimedNoise":
+        return TimedNoise(subset(self.noise, index), self.watch)
 
 
 class TimedSettings:
@@ -329,6 +345,16 @@ def with_batch_size(detox: SampDetox, batch_size: int) -> SampDetox:
 def batch_of(images: Float[Tensor, "n c h w"], size: int) -> Float[Tensor, "size c h w"]:
     """So many images, from the beginning again where there are too few."""
     return images[torch.arange(size) % len(images)]
+
+
+def measure_import(repeats: int) -> tuple[float, float]:
+    """Seconds that a new process takes to import torch and torchvision, and then this package's classes: medians."""
+    found = []
+    for _ in range(repeats):
+        run = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True)
+        first, second = run.stdout.split()
+        found.append((float(first), float(second)))
+    return median(first for first, _ in found), median(second for _, second in found)
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, size: int, repeats: int) -> float:
@@ -545,7 +571,9 @@ def render(result: Benchmark) -> str:
         f"Share of the time at batch size {result.parts_batch_size}: {shares}.",
         f"Cost: {result.flop_per_call / 1e9:.4g} GFLOP a call and image; the matmul rate is "
         f"{result.matmul_flop_per_second / 1e9:.4g} GFLOP/s ({result.matmul_size} x {result.matmul_size}).",
-        f"First call, batch size {result.batches[0].batch_size}: {result.first_call_seconds:.3g} s.",
+        f"First call, batch size {result.batches[0].batch_size}: {result.first_call_seconds:.3g} s. Import: torch and "
+        f"torchvision {result.import_seconds[0]:.3g} s, this package {result.import_seconds[1]:.3g} s more "
+        f"({result.import_seconds[1] / result.import_seconds[0]:.1%}).",
         f"{d.classifier} at batch size {d.batch_size}: {1000 * d.alone_seconds / d.batch_size:.4g} ms an image alone, "
         f"{1000 * d.defended_seconds / d.batch_size:.4g} ms behind purification: {d.ratio:.3g} times.",
     ]

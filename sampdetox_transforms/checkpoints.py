@@ -22,8 +22,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sampdetox_transforms.precision import set_precision
 from sampdetox_transforms.schedule import SCHEDULES, Schedule
 from sampdetox_transforms.ssim import symmetric_pad
+from sampdetox_transforms.tiles import MAX_SIDE, in_parts
 from sampdetox_transforms.unet import UNet, UNetConfig, rename_old_attention
 
 CONFIG, SCHEDULER, LEVELS = "config.json", "scheduler_config.json", "sampdetox.json"
@@ -88,9 +90,9 @@ class DetoxWeights(Enum):
 class Denoiser(nn.Module):
     """A network that predicts the noise, with the schedule and the levels that it was trained for.
 
-    Calling it pads images to the size that the network needs (mirrored at the borders, cropped off again) and casts to
-    the network's dtype: the one place that decides precision and memory format. It is put in eval mode, and
-    its parameters get no gradients.
+    Calling it pads images to the size that the network needs (mirrored at the borders, cropped off again), casts to
+    the network's dtype, and goes by tiles where images are large (``tiles.py``). It is put in eval mode, and its
+    parameters get no gradients.
 
     Args:
         network: callable (x_t, t) -> eps; diffusers' ``UNet2DModel`` too, whose output holds eps in ``.sample``.
@@ -145,21 +147,13 @@ class Denoiser(nn.Module):
     def set_precision(self, dtype: torch.dtype | None) -> "Denoiser":
         """Convert the parameters; None leaves them. Convolution weights are kept in channels_last order."""
         if isinstance(self.network, nn.Module):
-            self.network.to(dtype=dtype)
-            self.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+            set_precision(self.network, dtype)
         return self
 
-    def check_size(self, height: int, width: int) -> None:
-        """Raise ValueError where the network's attention would need too much memory for an image of this size."""
-        m = self.size_multiple
-        for scale in self.attention_scales:
-            positions = (-(-height // m) * m // scale) * (-(-width // m) * m // scale)
-            if positions > MAX_ATTENTION_POSITIONS:
-                limit = int(MAX_ATTENTION_POSITIONS**0.5) * scale
-                raise ValueError(
-                    f"images must be at most about {limit}x{limit} for the attention of {self.source}, "
-                    f"got {height}x{width}. Resize the image, or use weights='bundled', which has no attention."
-                )
+    @property
+    def largest_side(self) -> int:
+        """Images of more than its square in pixels go by tiles of this side at most: less with attention."""
+        return min([MAX_SIDE, *(int(MAX_ATTENTION_POSITIONS**0.5) * scale for scale in self.attention_scales)])
 
     def forward(self, x_t: Float[Tensor, "b c h w"], t: Real[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
         """Predicted noise, shaped like ``x_t``, at timesteps t = level - 1."""
@@ -167,9 +161,12 @@ class Denoiser(nn.Module):
         rows, columns = -height % self.size_multiple, -width % self.size_multiple
         top, left = rows // 2, columns // 2
         padded = symmetric_pad(x_t, left, columns - left, top, rows - top)
-        eps = self.network(padded.to(self.dtype, memory_format=torch.channels_last), t)
-        eps = getattr(eps, "sample", eps)
+        eps = in_parts(self._predict, padded, t, side=self.largest_side, multiple=self.size_multiple)
         return eps[..., top : top + height, left : left + width].to(x_t.dtype)
+
+    def _predict(self, x: Tensor, t: Tensor) -> Tensor:
+        eps = self.network(x.to(self.dtype, memory_format=torch.channels_last), t)
+        return getattr(eps, "sample", eps)
 
 
 def load_denoiser(

@@ -26,11 +26,13 @@ from sampdetox_transforms.pictures import (
 from sampdetox_transforms.ranks import current_rank, device_of_rank, finish, shard
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from sampdetox_transforms.checkpoints import DetoxWeights, HubRepo
     from sampdetox_transforms.transforms import Explanation, SampDetox
 
+DTYPES = ("auto", "float32", "bfloat16")
 PURIFY_NOTES = """\
 A folder is searched at any depth for pictures, by the ending of their names;
 other files, and names that begin with a dot, are left out. OUT mirrors it:
@@ -209,8 +211,8 @@ def add_method_flags(parser: argparse.ArgumentParser) -> None:
         "ddpm (default: 20, or the preset's)")  # fmt: skip
     add("--seed", type=int, help="any whole number: a picture's result is then the same at any time, in any batch "
         "(default: fresh noise each time)")  # fmt: skip
-    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="what the network computes in; bfloat16 is "
-        "faster where hardware has it (default: %(default)s)")  # fmt: skip
+    add("--dtype", choices=DTYPES, default="auto", help="what the networks compute in; auto is bfloat16 where the "
+        "processor or card has it, else float32 (default: %(default)s)")  # fmt: skip
     add_device(parser)
 
 
@@ -344,8 +346,8 @@ def add_benchmark(parser: argparse.ArgumentParser) -> None:
         "leaves it out (default: %(default)s)")  # fmt: skip
     parser.add_argument("--naive-every", type=int, default=10, metavar="N", help="walk every Nth of its 240 levels and "
         "extrapolate, 1 or more; 1 walks all (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="what denoiser and "
-        "classifier compute in (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="what denoiser and classifier compute in "
+        "(default: %(default)s)")  # fmt: skip
     add_device(parser)
     parser.set_defaults(run=run_benchmark)
 
@@ -643,15 +645,13 @@ def run_benchmark(args: argparse.Namespace) -> int:
         check_writable(args.out.parent)
     import json
 
-    import torch
-
     from sampdetox_transforms.benchmark import about, benchmark, render
     from sampdetox_transforms.checkpoints import write_atomically
     from sampdetox_transforms.panel import draw_speed
     from sampdetox_transforms.presets import get_preset
     from sampdetox_transforms.transforms import SampDetox
 
-    preset, device, dtype = get_preset(args.preset), choose_device(args.device), getattr(torch, args.dtype)
+    preset, device, dtype = get_preset(args.preset), choose_device(args.device), read_dtype(args.dtype)
     images = benchmark_images(args.data, args.size, max(1, *args.batch_sizes))
     result = benchmark(
         SampDetox(args.weights, preset=preset, device=device, dtype=dtype),
@@ -673,7 +673,8 @@ def run_benchmark(args: argparse.Namespace) -> int:
         caption = f"`{command['command']}`"
         write_atomically(args.out.with_suffix(".md"), lambda path: path.write_text(f"{text}\n\n{caption}\n"))
         rates = dict(sorted((batch.batch_size, batch.images_per_second) for batch in result.batches))
-        heading = f"{result.settings['weights']}, {args.preset}, {args.dtype}, {result.environment['hardware']}"
+        about_it = result.settings["weights"], args.preset, result.settings["dtype"], result.environment["hardware"]
+        heading = ", ".join(about_it)
         draw_speed(rates, result.shares, args.out.with_suffix(".png"), heading)
     return 0
 
@@ -737,9 +738,15 @@ def choose_device(device: str | None) -> str:
     return device
 
 
+def read_dtype(name: str) -> "torch.dtype | None":
+    """One of ``DTYPES``; None is the fastest one."""
+    import torch
+
+    return None if name == "auto" else getattr(torch, name)
+
+
 def make_detox(args: argparse.Namespace) -> "SampDetox":
     """``SampDetox`` with the settings of ``add_method_flags``; flags change what the preset sets."""
-    import torch
 
     from sampdetox_transforms.presets import get_preset
     from sampdetox_transforms.transforms import SampDetox
@@ -751,7 +758,7 @@ def make_detox(args: argparse.Namespace) -> "SampDetox":
     if args.weights is not None:
         settings["weights"] = args.weights
     settings["batch_size"] = getattr(args, "batch_size", None)
-    return SampDetox(**settings, device=choose_device(args.device), dtype=getattr(torch, args.dtype), seed=args.seed)
+    return SampDetox(**settings, device=choose_device(args.device), dtype=read_dtype(args.dtype), seed=args.seed)
 
 
 def check_writable(folder: Path) -> None:

@@ -37,13 +37,13 @@ class SeededNoise:
         draws = [torch.randn(like.shape[1:], generator=generator) for generator in self.generators]
         return torch.stack(draws).to(like)
 
-    def subset(self, keep: Tensor) -> "SeededNoise":
-        """The same noise for the images at which ``keep``, (b,) booleans, is true."""
+    def subset(self, index: Tensor) -> "SeededNoise":
+        """The same noise for the images that ``index`` names, in its order."""
         result = object.__new__(SeededNoise)
-        result.generators = [g for g, kept in zip(self.generators, keep.tolist(), strict=True) if kept]
+        result.generators = [self.generators[i] for i in index.tolist()]
         return result
 
 
-def subset(noise, keep: Tensor):
-    """``noise`` for the images at which ``keep`` is true; a noise without a key needs no choice."""
-    return noise.subset(keep) if hasattr(noise, "subset") else noise
+def subset(noise, index: Tensor):
+    """``noise`` for the images that ``index`` names; a noise without a key needs no choice."""
+    return noise.subset(index) if hasattr(noise, "subset") else noise

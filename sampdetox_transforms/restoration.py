@@ -74,7 +74,7 @@ def purify_and_restore(
         again, level = torch.empty_like(filled), torch.where(dense, float(t2), float(t1))
         for these, start in ((~dense, t1), (dense, t2)):
             if these.any():
-                own = subset(subset(noise, flagged), these)
+                own = subset(subset(noise, index), these.nonzero()[:, 0])
                 again[these] = global_stage(filled[these], denoiser, schedule, grid(start, stride), step, own)
         image = stage1.index_put((index,), again)
         mask = mask.index_put((index,), found)

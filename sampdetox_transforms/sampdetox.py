@@ -79,9 +79,9 @@ def purify(
     stage1 = global_stage(x0, denoiser, schedule, grid(t1, stride), step, noise)  # lines 1-6
     ssim_map = dissimilarity(x0, stage1)  # line 7
     timestep_map = t2 * normalise(ssim_map)  # lines 8-9
-    image = local_stage(stage1, timestep_map, denoiser, schedule, grid(t2, stride), step, noise)  # lines 10-21
-    moved = timestep_map.amax(dim=(1, 2, 3)) > 0
-    calls = len(grid(t1, stride)) - 1 + moved * (len(grid(t2, stride)) - 1)
+    levels = grid(t2, stride)
+    image = local_stage(stage1, timestep_map, denoiser, schedule, levels, step, noise)  # lines 10-21
+    calls = len(grid(t1, stride)) - 1 + steps(timestep_map, levels).sum(dim=1)
     sigma1, sigma2 = float(schedule.sigma(t1)), float(schedule.sigma(t2))
     return Purified(image, stage1, ssim_map, timestep_map, calls, sigma1, sigma2)
 
@@ -112,19 +112,28 @@ def local_stage(
 ) -> Float[Tensor, "b c h w"]:
     """Stage 2, lines 10 to 21: noise each pixel to its own level and denoise only it.
 
-    Images whose map is 0 everywhere cost nothing; finding them is the one host read of the method.
+    An image joins the running batch at its own highest level; one whose map is 0 everywhere costs nothing. How many
+    join at each step is the one host read of the method.
     """
-    active = timestep_map.detach().amax(dim=(1, 2, 3)) > 0
-    index = active.nonzero()[:, 0]
-    if not len(index):
+    taken = steps(timestep_map, levels)
+    running = taken.sum(dim=0).tolist()
+    if not running or running[-1] == 0:
         return stage1
-    every = len(index) == len(stage1)
-    x, level = (stage1, timestep_map) if every else (stage1[index], timestep_map[index])
-    noise = noise if every else subset(noise, active)
+    if running[0] == len(stage1):  # all take all steps
+        index, x, level = None, stage1, timestep_map
+    else:
+        index = taken.sum(dim=1).argsort(descending=True, stable=True)[: running[-1]]
+        x, level, noise = stage1[index], timestep_map[index], subset(noise, index)
     x_t = schedule.add_noise(x, level, noise(x))
-    x = denoise(x_t, denoiser, schedule, levels, step, noise, timestep_map=level)
+    x = denoise(x_t, denoiser, schedule, levels, step, noise, timestep_map=level, running=running)
     x = torch.where(level > 0, x.clamp(-1, 1), x)
-    return x if every else stage1.index_put((index,), x)
+    return x if index is None else stage1.index_put((index,), x)
+
+
+def steps(timestep_map: Float[Tensor, "b 1 h w"], levels: list[float]) -> Bool[Tensor, "b n"]:
+    """Which steps of the grid an image takes part in: those that end below its highest level."""
+    ends = torch.tensor(levels[1:], dtype=torch.float64, device=timestep_map.device)
+    return timestep_map.detach().amax(dim=(1, 2, 3))[:, None] > ends
 
 
 def on_schedule(denoiser: Denoiser, trained_on: Schedule, schedule: Schedule) -> Denoiser:

@@ -86,19 +86,27 @@ def denoise(
     step: Step,
     noise: Noise,
     timestep_map: Float[Tensor, "b 1 h w"] | None = None,
+    running: list[int] | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """Walk ``x_t`` down the grid ``levels``, with one network call a step.
 
     With a ``timestep_map`` a pixel at level m moves at the step from k to k' when m > k', starting from min(m, k):
     all pixels with m > 0 end at level 0, and those with m = 0 stay as they are (Algorithm 1, lines 12 to 21).
+    ``running`` says how many of the images, the first ones, take part in each step; the others have nothing to move.
     """
-    for level, next_level in pairwise(levels):
-        t = torch.full((len(x_t),), level - 1, device=x_t.device)
-        eps = denoiser(x_t, t)
+    for i, (level, next_level) in enumerate(pairwise(levels)):
+        n = len(x_t) if running is None else running[i]
+        x, rest = x_t[:n], x_t[n:]
+
+        def draw(like: Tensor, every: Tensor = x_t) -> Tensor:
+            return noise(every)[: len(like)]  # for all images, so that each draws as often as when it runs alone
+
+        eps = denoiser(x, torch.full((n,), level - 1, device=x.device)) if n else x
         if timestep_map is None:
-            x_t = step(x_t, eps, schedule, level, next_level, noise)
+            x = step(x, eps, schedule, level, next_level, draw)
         else:
-            moves = timestep_map > next_level
-            start = torch.where(moves, timestep_map.clamp(max=level), level)
-            x_t = torch.where(moves, step(x_t, eps, schedule, start, next_level, noise), x_t)
+            moves = timestep_map[:n] > next_level
+            start = torch.where(moves, timestep_map[:n].clamp(max=level), level)
+            x = torch.where(moves, step(x, eps, schedule, start, next_level, draw), x)
+        x_t = torch.cat([x, rest]) if len(rest) else x
     return x_t

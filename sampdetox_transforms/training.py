@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
 from sampdetox_transforms.checkpoints import SAFETENSORS, Denoiser, load_denoiser, save_checkpoint, write_atomically
+from sampdetox_transforms.precision import has_fast_bf16
 from sampdetox_transforms.schedule import Schedule
 from sampdetox_transforms.unet import UNet, UNetConfig
 
@@ -178,13 +179,6 @@ def denoising_loss(denoiser: Callable, schedule: Schedule, x0: Tensor, level: Te
     """Mean squared error of the predicted noise at one level an image, (b,): DDPM's equation 14."""
     x_t = schedule.add_noise(x0, level[:, None, None, None], noise)
     return (denoiser(x_t, level - 1).float() - noise).square().mean(dim=(1, 2, 3))
-
-
-def has_fast_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 convolutions run in hardware here."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
 
 
 def train(

@@ -6,6 +6,7 @@ Everything about input kinds, value ranges, devices and seeds is here; the metho
 import copy
 import math
 import multiprocessing
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -21,12 +22,14 @@ from torchvision.transforms.v2 import functional
 from sampdetox_transforms.calibration import Calibration, calibrate, load_restorer
 from sampdetox_transforms.checkpoints import DetoxWeights, load_denoiser
 from sampdetox_transforms.noise import SeededNoise, fresh_noise
+from sampdetox_transforms.precision import fastest_dtype, set_precision
 from sampdetox_transforms.presets import Preset, get_preset
 from sampdetox_transforms.sampdetox import Purified, on_schedule
 from sampdetox_transforms.schedule import Schedule
 
 IMAGE_TYPES = (PIL.Image.Image, tv_tensors.Image, tv_tensors.Video)
 PIL_MODES = ("L", "RGB")
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,9 @@ class SampDetox(v2.Transform):
             of the above from ``t1`` on.
         mean, std: undo a normalisation before, and redo it after; for a transform placed behind ``Normalize``.
         device: where to compute. None: where the module is (``.to`` moves it), or on the input's accelerator.
-        dtype: what the network computes in; None for float32. bfloat16 is faster on hardware that has it.
+        dtype: what the networks compute in; None for bfloat16 where the processor or card has it, and float32
+            elsewhere, but a ``Denoiser`` or network that is handed over stays as it is. torch.float32 for results that
+            are the same everywhere.
         batch_size: how many images go through the network at once; None for 64.
         seed: None draws fresh noise at each call. With a seed, an image's noise depends on the seed and the image
             alone, so that its result is the same in any batch or order (within 1e-4 in float32).
@@ -153,13 +158,15 @@ class SampDetox(v2.Transform):
         denoiser = load_denoiser(weights, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
         if denoiser is weights and dtype not in (None, denoiser.dtype):
             denoiser = copy.deepcopy(denoiser)  # the one that was handed over stays as it is
-        self.denoiser = denoiser.set_precision(dtype)
+        self._fastest = dtype is None and isinstance(weights, (str, os.PathLike, DetoxWeights))
+        self.denoiser = denoiser
         name = self.settings.schedule
         self.schedule = self.denoiser.schedule if name is None else Schedule.named(name)
         self._check_levels()
         self.restorer, self.calibration = None, None
         if self.settings.local_stage == "restore":
             self.restorer, self.calibration = load_restorer()
+        self._set_precision(fastest_dtype(denoiser.device or CPU) if self._fastest else dtype)
         if target is not None:
             self.to(target)
         self._device = target
@@ -171,6 +178,20 @@ class SampDetox(v2.Transform):
 
     def extra_repr(self) -> str:
         return ""
+
+    def _set_precision(self, dtype: torch.dtype | None) -> None:
+        self.denoiser.set_precision(dtype)
+        if self.restorer is not None:
+            set_precision(self.restorer, self.denoiser.dtype)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> "SampDetox":
+        """What ``.to`` does; on another kind of device the fastest dtype may be another."""
+        before = self.denoiser.device
+        super()._apply(fn, recurse)
+        after = self.denoiser.device
+        if self._fastest and before is not None and after is not None and after.type != before.type:
+            self._set_precision(fastest_dtype(after))
+        return self
 
     def check_inputs(self, flat_inputs: list[Any]) -> None:
         """Refuse what cannot be purified before any work; see the class for what is raised."""
@@ -200,7 +221,7 @@ class SampDetox(v2.Transform):
         """Purify one image or batch; masks, boxes and the like are returned as they are."""
         if not isinstance(inpt, IMAGE_TYPES) and not is_pure_tensor(inpt):
             return inpt
-        return self._run(inpt, pass_index=0).image
+        return self._image(inpt, pass_index=0)
 
     def explain(self, image: Any) -> Explanation:
         """Purify one image or batch and say what was done; raises what a call raises."""
@@ -214,7 +235,8 @@ class SampDetox(v2.Transform):
 
     def purify_pass(self, image: Any, pass_index: int) -> Any:
         """Purify with the noise of another pass."""
-        return self.explain_pass(image, pass_index).image
+        self.check_inputs([image])
+        return self._image(image, pass_index)
 
     def with_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> "SampDetox":
         """The same transform, sharing the network, for images normalised with ``mean`` and ``std``."""
@@ -247,14 +269,21 @@ class SampDetox(v2.Transform):
     def _core_batches(self, batches: Iterable[Any]) -> Iterator[Tensor]:
         for image in batches:
             self.check_inputs([image])
-            tensor = functional.pil_to_tensor(image) if isinstance(image, PIL.Image.Image) else image
-            tensor = tensor.as_subclass(Tensor)
-            yield from self._to_core(tensor.to(self._compute_device(tensor)))[0].split(self.batch_size)
+            yield from self._core_images(image)[1].split(self.batch_size)
+
+    def _image(self, inpt: Any, pass_index: int) -> Any:
+        """The result alone: nothing else is kept of a batch once the next one runs."""
+        tensor, x0, channels = self._core_images(inpt)
+        results = [self._purify(chunk, pass_index).image for chunk in x0.split(self.batch_size) if len(chunk)]
+        return self._from_core(torch.cat(results) if results else x0, channels, inpt, tensor)
+
+    def _core_images(self, inpt: Any) -> tuple[Tensor, Tensor, int]:
+        """The input as a tensor, on the device and in the core's form, and its channels."""
+        tensor = functional.pil_to_tensor(inpt) if isinstance(inpt, PIL.Image.Image) else inpt.as_subclass(Tensor)
+        return tensor, *self._to_core(tensor.to(self._compute_device(tensor)))
 
     def _run(self, inpt: Any, pass_index: int) -> Explanation:
-        tensor = functional.pil_to_tensor(inpt) if isinstance(inpt, PIL.Image.Image) else inpt.as_subclass(Tensor)
-        device = self._compute_device(tensor)
-        x0, channels = self._to_core(tensor.to(device))
+        tensor, x0, channels = self._core_images(inpt)
         if len(x0):
             chunks = [self._purify(chunk, pass_index) for chunk in x0.split(self.batch_size)]
             result = Purified(*(_join(values) for values in zip(*(vars(c).values() for c in chunks), strict=True)))
@@ -361,7 +390,6 @@ class SampDetox(v2.Transform):
                 )
             if self.normalisation is not None:
                 raise TypeError("with mean and std images must be float tensors, got PIL. Leave mean and std out.")
-            self.denoiser.check_size(image.height, image.width)
             if image.width == 0 or image.height == 0:
                 raise ValueError(f"images must have a pixel at least, got {image.width}x{image.height}. Leave it out.")
             return
@@ -381,7 +409,6 @@ class SampDetox(v2.Transform):
             )
         if 0 in shape[-2:]:
             raise ValueError(f"images must have a pixel at least, got shape {shape}. Leave empty images out.")
-        self.denoiser.check_size(*shape[-2:])
         if image.dtype == torch.uint8:
             if self.normalisation is not None:
                 raise TypeError("with mean and std images must be float tensors, got uint8. Leave mean and std out.")

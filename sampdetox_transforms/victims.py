@@ -35,7 +35,8 @@ from sampdetox_transforms.checkpoints import WeightsFileError, write_atomically
 from sampdetox_transforms.classifiers import CLASSIFIERS, build_classifier, predict
 from sampdetox_transforms.metrics import Share, accuracy, attack_success, predicted
 from sampdetox_transforms.names import check_choice
-from sampdetox_transforms.training import STATE, TrainingState, has_fast_bf16
+from sampdetox_transforms.precision import has_fast_bf16
+from sampdetox_transforms.training import STATE, TrainingState
 
 CLASSIFIER, POISONING, ABOUT = "classifier.safetensors", "poisoning.safetensors", "victim.json"
 COMPOSITE_SETTINGS = {"first": 0, "second": 1}  # the two classes that the composite attack joins

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sampdetox_transforms import Denoiser, Schedule, cli
+from sampdetox_transforms import Denoiser, Schedule, cli, precision
 from sampdetox_transforms.checkpoints import read_checkpoint, save_checkpoint
 from sampdetox_transforms.unet import UNet, UNetConfig
 
@@ -19,6 +19,12 @@ MAX_LEVEL = 160
 @pytest.fixture(autouse=True)
 def _fixed_seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _float32(monkeypatch):
+    """float32 by default on every machine; what chooses is tested with the choice given back."""
+    monkeypatch.setattr(precision, "has_fast_bf16", lambda device: False)
 
 
 @pytest.fixture(scope="session")

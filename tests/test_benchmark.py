@@ -13,7 +13,9 @@ from torch import nn
 
 from sampdetox_transforms import Denoiser, SampDetox, Schedule, benchmark, cli, presets, transforms
 from sampdetox_transforms.authors_code import purify_authors_code
+from sampdetox_transforms.benchmark import measure_import
 
+IMPORT = (2.0, 0.25)
 CPU = torch.device("cpu")
 QUICK = {"batch_sizes": (1, 2), "repeats": 2, "naive_every": 60, "classifier": "preact-resnet18-narrow",
          "classifier_batch_size": 2}  # fmt: skip
@@ -113,7 +115,7 @@ def test_noise_with_a_clock_is_the_same_noise(clock):
     watch = benchmark.Stopwatch(CPU)
     noise = benchmark.TimedNoise(Half(), watch)
     assert torch.equal(noise(torch.ones(2)), torch.ones(2)) and watch.seconds["noise"] == 0
-    part = noise.subset(torch.tensor([True, False]))
+    part = noise.subset(torch.tensor([0]))
     assert torch.equal(part(torch.ones(1)), torch.full((1,), 0.5)) and watch.seconds["noise"] == 7
 
 
@@ -233,6 +235,16 @@ def test_a_denoiser_of_few_levels_walks_those_it_knows(clock, fast_denoiser):
 # All together
 
 
+@pytest.fixture(autouse=True)
+def _import_is_known(monkeypatch):
+    monkeypatch.setattr(benchmark, "measure_import", lambda repeats: IMPORT)
+
+
+def test_the_package_adds_little_to_the_import_of_torch():
+    torch_alone, package = measure_import(1)
+    assert 0 < package < torch_alone
+
+
 def test_everything_on_a_tiny_network(tiny):
     steps = []
     result = benchmark.benchmark(SampDetox(str(tiny)), pixels(), progress=steps.append, **QUICK)
@@ -249,7 +261,8 @@ def test_everything_on_a_tiny_network(tiny):
     assert result.naive.paper_seconds_per_image < result.naive.seconds_per_image
     assert result.defended.ratio == pytest.approx(result.defended.defended_seconds / result.defended.alone_seconds)
     assert {"hardware", "torch", "commit"} <= set(result.environment)
-    assert steps[0] == "matrix product" and len(steps) == 6
+    assert steps[:2] == ["import", "matrix product"] and len(steps) == 7
+    assert result.import_seconds == IMPORT and "this package 0.25 s more (12.5%)" in benchmark.render(result)
 
     document = json.loads(json.dumps(benchmark.about(result)))
     assert document["batches"][1]["batch_size"] == 2 and document["settings"]["dtype"] == "float32"

@@ -24,7 +24,6 @@ def test_it_is_small_and_cheap(bundled):
 def test_it_has_no_attention_and_takes_any_size(bundled):
     assert bundled.attention_scales == ()
     for height, width in ((1, 1), (7, 50), (224, 33)):
-        bundled.check_size(height, width)
         assert bundled(torch.zeros(1, 3, height, width), torch.tensor([10])).shape == (1, 3, height, width)
 
 

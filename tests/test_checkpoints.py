@@ -6,12 +6,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import Forbidden, UnitPrior, tiny_config, write_tiny
+from conftest import UnitPrior, tiny_config, write_tiny
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from sampdetox_transforms import Denoiser, DetoxWeights, SampDetox, Schedule, WeightsFileError, load_denoiser
+from sampdetox_transforms import Denoiser, DetoxWeights, Schedule, WeightsFileError, load_denoiser
 from sampdetox_transforms import checkpoints as checkpoints_module
 from sampdetox_transforms.checkpoints import (
     BUNDLED_FOLDER,
@@ -27,6 +27,7 @@ from sampdetox_transforms.checkpoints import (
     save_checkpoint,
     write_atomically,
 )
+from sampdetox_transforms.tiles import MAX_SIDE
 from sampdetox_transforms.unet import UNet
 
 LINEAR = Schedule.named("linear")
@@ -490,24 +491,17 @@ def test_denoiser_of_another_channel_count_is_refused(channels):
         Denoiser(UnitPrior(), LINEAR, channels=channels)
 
 
-def test_image_too_large_for_the_attention_is_refused_with_the_limit():
-    denoiser = Denoiser(Forbidden(), LINEAR, size_multiple=4, attention_scales=(2, 4), source="attending")
-    denoiser.check_size(256, 256)
-    denoiser.check_size(32, 2048)
-    for size in ((256, 257), (4000, 3000)):
-        with pytest.raises(ValueError, match=rf"256x256.*attending.*got {size[0]}x{size[1]}.*weights='bundled'"):
-            denoiser.check_size(*size)
-    with pytest.raises(ValueError, match="256x256"):
-        SampDetox(denoiser)(torch.zeros(3, 1024, 1024))
-    Denoiser(Forbidden(), LINEAR).check_size(10**6, 10**6)
+def test_tiles_are_no_larger_than_the_attention_takes():
+    denoiser = Denoiser(UnitPrior(), LINEAR, size_multiple=4, attention_scales=(2, 4))
+    assert denoiser.largest_side == 256
+    assert Denoiser(UnitPrior(), LINEAR).largest_side == MAX_SIDE
 
 
 def test_attention_scales_are_read_from_the_config(tmp_path):
     config = tiny_config(down_block_types=("AttnDownBlock2D", "DownBlock2D"), add_attention=True)
     denoiser = read_checkpoint(write_tiny(tmp_path, config=config))
     assert denoiser.attention_scales == (1, 2)
-    with pytest.raises(ValueError, match="128x128"):
-        denoiser.check_size(130, 130)
+    assert denoiser.largest_side == 128
 
 
 # The bundled weights

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from sampdetox_transforms import __version__, checkpoints, cli, load_denoiser, panel, training, transforms
+from sampdetox_transforms import SampDetox, __version__, checkpoints, cli, load_denoiser, panel, training, transforms
 from sampdetox_transforms import pictures as pictures_module
 from sampdetox_transforms.checkpoints import SAFETENSORS, DetoxWeights, DownloadError
 
@@ -503,15 +503,15 @@ def test_batches_are_of_one_kind_and_read_no_further_than_needed():
     assert [len(batch) for batch in pictures_module.batches(pictures(), None)] == [5, 1, 2, 1, 1]
 
 
-def test_pictures_too_large_for_the_weights_fail_alone(run, weights, tmp_path, monkeypatch):
+def test_pictures_that_the_transform_refuses_fail_alone(run, weights, tmp_path, monkeypatch):
     save(tmp_path / "in/a.png", colours(size=(20, 20, 3)))
     save(tmp_path / "in/b.png", colours())
 
-    def limited(self, height, width):
-        if height > 10:
+    def limited(self, image):
+        if image.shape[-2] > 10:
             raise ValueError("images must be at most 10x10")
 
-    monkeypatch.setattr(checkpoints.Denoiser, "check_size", limited)
+    monkeypatch.setattr(SampDetox, "_check_image", limited)
     status, _, err = run("purify", tmp_path / "in", tmp_path / "out", "--weights", weights)
     assert status == 1 and "a.png: images must be at most" in err
     assert files(tmp_path / "out") == ["b.png"]

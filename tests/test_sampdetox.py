@@ -413,11 +413,57 @@ def test_dtype_does_not_change_the_key_of_an_8_bit_image(dtype):
 
 def test_subset_keeps_the_noise_of_the_chosen_images_going():
     x0 = random_images(3, 3, 5, 6, dtype=torch.float32)
-    keep = torch.tensor([True, False, True])
+    index = torch.tensor([2, 0])
     noise, whole = SeededNoise(x0, 0), SeededNoise(x0, 0)
     noise(x0), whole(x0)
-    assert torch.equal(subset(noise, keep)(x0[keep]), whole(x0)[keep])
-    assert subset(fresh_noise, keep) is fresh_noise
+    assert torch.equal(subset(noise, index)(x0[index]), whole(x0)[index])
+    assert subset(fresh_noise, index) is fresh_noise
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_images_join_the_running_batch_at_their_own_highest_level(sampler):
+    step, pixel_step, draws_at_steps = SAMPLERS[sampler]
+    stage1 = random_images(5, 3, 4, 3)
+    highest = torch.tensor([30.0, 0, 120, 61, 60]).double()
+    level_map = highest[:, None, None, None] * torch.rand(5, 1, 4, 3, dtype=torch.float64)
+    level_map[:, :, 1, 1] = highest[:, None]
+    denoiser, sizes = count_images(toy_denoiser)
+    noise = DrawnNoise(stage1.shape, calls=7, seed=1)
+    ours = local_stage(stage1, level_map, denoiser, LINEAR, grid(120, 20), step, noise)
+    assert sizes == [1, 1, 2, 3, 4, 4]
+    expected = reference.stage(
+        stage1.numpy(),
+        level_map[:, 0].numpy(),
+        toy_denoiser,
+        TABLE,
+        start=120,
+        stride=20,
+        step=pixel_step,
+        draw=noise.arrays(),
+        draws_at_steps=draws_at_steps,
+    )
+    np.testing.assert_allclose(ours, expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("step", [ddim_step, ddpm_step])
+def test_an_image_that_joins_late_is_the_same_alone(step):
+    stage1 = random_images(3, 3, 6, 5)
+    level_map = torch.tensor([20.0, 90, 55])[:, None, None, None] * torch.ones(3, 1, 6, 5)
+
+    def run(x, levels):
+        return local_stage(x, levels, toy_denoiser, LINEAR, grid(100, 20), step, SeededNoise(x, seed=4))
+
+    together = run(stage1, level_map)
+    for i in range(3):
+        torch.testing.assert_close(together[i : i + 1], run(stage1[i : i + 1], level_map[i : i + 1]))
+
+
+def test_calls_are_counted_by_the_levels_that_an_image_takes():
+    x0 = random_images(4, 3, 6, 6)
+    scale = torch.tensor([0.0, 0.15, 0.6, 1.0]).double()[:, None, None, None]
+    denoiser, sizes = count_images(toy_denoiser)
+    result = purify(x0, denoiser, LINEAR, normalise=lambda values: scale.expand_as(values))
+    assert result.network_calls.tolist() == [1, 2, 5, 7] and sum(sizes) == 15
 
 
 def test_fresh_noise_differs_between_calls():

@@ -4,6 +4,7 @@ import copy
 import multiprocessing
 import pickle
 import re
+import weakref
 from dataclasses import replace
 from itertools import combinations
 
@@ -29,7 +30,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from sampdetox_transforms import PRESETS, Denoiser, DetoxWrapper, SampDetox, Schedule, purify
+from sampdetox_transforms import PRESETS, Denoiser, DetoxWrapper, SampDetox, Schedule, load_denoiser, precision, purify
 from sampdetox_transforms import transforms as transforms_module
 from sampdetox_transforms.noise import SeededNoise
 
@@ -137,6 +138,50 @@ def test_empty_batch_returns_empty(shape, dtype, channels):
     lead = shape[:-3]
     assert result.timestep_map.shape == result.sigma_map.shape == result.ssim_map.shape == (*lead, 1, 8, 8)
     assert result.network_calls.shape == lead
+
+
+def test_the_fastest_dtype_is_the_default_for_weights_and_another_device_chooses_anew(tiny, monkeypatch):
+    fast = {"cpu"}
+    monkeypatch.setattr(precision, "has_fast_bf16", lambda device: device.type in fast)
+    detox = SampDetox(tiny)
+    assert detox.denoiser.dtype == torch.bfloat16
+    assert SampDetox(tiny, dtype=torch.float32).denoiser.dtype == torch.float32
+    wrapper = DetoxWrapper(nn.Identity(), detox).to("meta")
+    assert wrapper.detox.denoiser.dtype == torch.float32  # nothing is fast there
+    fast.clear()
+    assert SampDetox(tiny).denoiser.dtype == torch.float32
+
+
+def test_what_is_handed_over_keeps_its_dtype(tiny, monkeypatch):
+    monkeypatch.setattr(precision, "has_fast_bf16", lambda device: True)
+    denoiser, network = load_denoiser(tiny), nn.Conv2d(3, 3, 1)
+    assert SampDetox(denoiser).denoiser.dtype == torch.float32
+    pair = SampDetox((network, "linear"))
+    assert pair.denoiser.dtype == network.weight.dtype == torch.float32
+    assert SampDetox(tiny).to(torch.float64).denoiser.dtype == torch.float64  # asked for: no second choice
+
+
+def test_both_networks_compute_in_the_same_dtype(monkeypatch):
+    monkeypatch.setattr(precision, "has_fast_bf16", lambda device: True)
+    detox = SampDetox("bundled", preset="restore")
+    assert {p.dtype for p in detox.parameters()} == {torch.bfloat16}
+    image = pixels(2, 3, 32, 32)
+    assert detox(image).dtype == torch.float32
+    detox = SampDetox("bundled", preset="restore", dtype=torch.float32)
+    assert {p.dtype for p in detox.parameters()} == {torch.float32}
+
+
+def test_a_call_keeps_only_the_result_of_each_batch(tiny, monkeypatch):
+    alive, purify = [], SampDetox._purify
+
+    def watched(self, x0, pass_index):
+        result = purify(self, x0, pass_index)
+        alive.append(weakref.ref(result.stage1))
+        return result
+
+    monkeypatch.setattr(SampDetox, "_purify", watched)
+    SampDetox(tiny, batch_size=2, t2=40)(pixels(6, 3, 8, 8))
+    assert len(alive) == 3 and all(ref() is None for ref in alive)
 
 
 def test_network_computes_in_the_dtype_that_is_asked_for(tiny):

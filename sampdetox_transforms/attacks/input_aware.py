@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from sampdetox_transforms.attacks.label_consistent import check_training_images, frozen
 from sampdetox_transforms.checks import check_images
-from sampdetox_transforms.training import has_fast_bf16
+from sampdetox_transforms.precision import has_fast_bf16
 
 GENERATOR, MASK = "generator.", "mask."
 EPSILON = 1e-7

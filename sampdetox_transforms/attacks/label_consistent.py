@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sampdetox_transforms.checks import check_images
-from sampdetox_transforms.training import has_fast_bf16
+from sampdetox_transforms.precision import has_fast_bf16
 
 # Rows of the left corners' 3x3 signs; the right corners have them mirrored. After BackdoorBench's "all-corners" list.
 SIGNS = ((1, -1, -1), (-1, 1, -1), (1, -1, 1))

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from sampdetox_transforms.attacks.label_consistent import check_training_images
 from sampdetox_transforms.checks import check_images
-from sampdetox_transforms.training import has_fast_bf16
+from sampdetox_transforms.precision import has_fast_bf16
 
 ENCODER, DECODER = "encoder.", "decoder."
 WIDTHS = (16, 32, 64)

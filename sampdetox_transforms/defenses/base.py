@@ -121,14 +121,13 @@ def check_denoiser(denoiser: Denoiser, level: float, setting: str) -> None:
 
 
 def check_fit(denoiser: Denoiser, images: Tensor) -> None:
-    """Refuse images of other channels than the denoiser's, or too large for its attention."""
-    channels, height, width = images.shape[-3:]
+    """Refuse images of other channels than the denoiser's."""
+    channels = images.shape[-3]
     if channels != denoiser.channels:
         raise ValueError(
             f"images must have the denoiser's {denoiser.channels} channels, got {channels}. "
             "Repeat a grey channel with expand, or take a denoiser for such images."
         )
-    denoiser.check_size(height, width)
 
 
 def check_model(model: Classifier) -> None:
