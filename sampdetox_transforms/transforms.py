@@ -249,7 +249,7 @@ class SampDetox(v2.Transform):
 
         Args:
             images: a batch, or an iterable of images or batches, of the kinds and ranges that a call takes.
-            false_alarm_rate: in (0, 1); 5 divided by it is the least number of images.
+            false_alarm_rate: in (0, 1); 2 divided by it is the least number of images.
             data: what they are, in words, kept with the thresholds.
 
         Returns:

@@ -185,7 +185,7 @@ def test_calibrate_takes_batches_and_images_and_sets_the_thresholds(detox):
     assert detox.calibration is found and (found.images, found.data, found.false_alarm_rate) == (60, "noise", 0.1)
     one_by_one = detox.calibrate(list(images), false_alarm_rate=0.1, data="noise")
     assert one_by_one == found
-    with pytest.raises(ValueError, match="needs 500 clean images or more, got 60"):
+    with pytest.raises(ValueError, match="needs 200 clean images or more, got 60"):
         detox.calibrate(images, false_alarm_rate=0.01)
     with pytest.raises(ValueError, match=r"must be in \[0, 1\]"):
         detox.calibrate(images * 255)
