@@ -23,7 +23,8 @@ from sampdetox_transforms.pictures import (
     purify_pictures,
     read_picture,
 )
-from sampdetox_transforms.ranks import current_rank, device_of_rank, finish, shard
+from sampdetox_transforms.ranks import Rank, current_rank, device_of_rank, finish, shard
+from sampdetox_transforms.report import Row, check_place, collect, in_order, render_csv, render_html
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +45,13 @@ settings made it: after a kill, the same command goes on where it stopped.
 --overwrite makes all anew. Pictures that fail are named at the end, and the exit
 status is 1 then.
 
+--report lists what was found in the pictures that this run purified, and those
+that failed; what was skipped is counted only. The .html file shows pictures of
+the most suspicious ones, and needs no other file; the .csv file has plain numbers
+in the order of the folder. It is written at the end: a run that is stopped writes
+none. Where a report exists already, a run with nothing left to do keeps it, and
+any other ends before it begins, unless --overwrite makes results and report anew.
+
 Results are PNG, turned upright, without EXIF data. Transparency and the colour
 profile are kept, and grey pictures of 16 bits stay so. Not purified, but named
 at the end: 16-bit colour, 32-bit and floating-point pictures, and pictures of
@@ -51,7 +59,8 @@ several frames (GIF, TIFF, APNG; of a phone's MPO file the first is taken).
 
 Several processes share the pictures where a launcher sets RANK and WORLD_SIZE:
   torchrun --nproc-per-node 4 -m sampdetox_transforms purify IN OUT
-On CUDA each takes a card of its own; on processors, set OMP_NUM_THREADS.
+On CUDA each takes a card of its own; on processors, set OMP_NUM_THREADS. Each
+writes a report of its own part: report.rank0.html, report.rank1.html, ...
 """
 
 
@@ -201,7 +210,8 @@ def add_method_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--weights", metavar="WEIGHTS", help="a name ('sampdetox weights list'), a folder, or user/repo[@revision] on "
         "the Hub (default: the library's, downloaded once; 'bundled' needs no network)")  # fmt: skip
-    add("--preset", help="ddim, paper, paper-linear or authors-code (default: ddim); the flags below change it")
+    add("--preset", help="ddim, restore, paper, paper-linear or authors-code (default: ddim); the flags below "
+        "change it")  # fmt: skip
     add("--t1", type=number, metavar="LEVEL", help="noise level of the global stage, 0 or more, at most what the "
         "weights know (default: 20, or the preset's)")  # fmt: skip
     add("--t2", type=number, metavar="LEVEL", help="highest noise level of the local stage, as --t1 (default: 120, or "
@@ -229,7 +239,10 @@ def add_purify(parser: argparse.ArgumentParser) -> None:
     add_method_flags(parser)
     parser.add_argument("--batch-size", type=int, metavar="N", help="pictures of equal size at once, 1 or more "
         f"(default: as many as have {BATCH_PIXELS // 1024} * 1024 pixels, at most {BATCH_MOST})")  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="make results that exist anew (default: skip them)")
+    parser.add_argument("--overwrite", action="store_true", help="make results that exist anew, and the "
+        "report (default: keep them)")  # fmt: skip
+    parser.add_argument("--report", type=Path, metavar="FILE", help="list what was found where, one row a picture: a "
+        ".html file with small pictures, or a .csv file, outside of IN (default: none)")  # fmt: skip
     parser.set_defaults(run=run_purify)
 
 
@@ -368,29 +381,48 @@ def run_purify(args: argparse.Namespace) -> int:
     """Purify a picture or a tree; see PURIFY_NOTES."""
     rank = current_rank(os.environ)
     jobs, failures, left_out = plan(args.input, args.out)
+    report = None if args.report is None else report_of_rank(args.report, rank)
+    if report is not None:
+        check_place(report, args.input, jobs)
+        check_writable(report.parent)
     jobs = shard(jobs, rank)
     if rank.index > 0:
         failures, left_out = [], 0  # rank 0 names what is the matter with the tree
     todo = [job for job in jobs if args.overwrite or not job.target.is_file()]
-    done = 0
+    keep = report is not None and report.exists() and not args.overwrite
+    if keep and todo:
+        raise ValueError(
+            f"--report must be a file that does not exist yet, got {report}. Give another name; --overwrite replaces "
+            "it, and makes all results anew."
+        )
+    done, rows, about = 0, [], []
     try:
         if todo:
             check_writable(todo[0].target.parent)
             if rank.world > 1:
                 args.device = device_of_rank(choose_device(args.device), rank)
-            done = purify_pictures(todo, make_detox(args), args.batch_size, failures, show=rank.index == 0)
+            detox = make_detox(args)
+            note = None
+            if report is not None:
+                about = about_detox(detox)
+                note = collect(rows, detox.calibration, pictures=report.suffix.lower() != ".csv")
+            done = purify_pictures(todo, detox, args.batch_size, failures, show=rank.index == 0, note=note)
     finally:
         for failure in failures:
             print(f"sampdetox: failed: {failure}", file=sys.stderr)
+    skipped = len(jobs) - len(todo)
+    if report is not None and not keep:
+        write_report(report, in_order(rows, failures, todo), about, skipped)
     parts = [f"purified {done}"]
-    if skipped := len(jobs) - len(todo):
+    if skipped:
         parts.append(f"skipped {skipped} that exist already (--overwrite makes them anew)")
     if failures:
         parts.append(f"failed {len(failures)}")
     if left_out:
         parts.append(f"left out {left_out} other files")
     who = f"rank {rank.index} of {rank.world}: " if rank.world > 1 else ""
-    print(f"{who}{', '.join(parts)}; results in {args.out}", flush=True)
+    listed = "" if report is None else f"; report {'of before kept' if keep else 'in'} {report}"
+    print(f"{who}{', '.join(parts)}; results in {args.out}{listed}", flush=True)
     status = 1 if failures else 0
     finish(rank, status, os.environ)
     return status
@@ -772,6 +804,25 @@ def check_writable(folder: Path) -> None:
         raise OSError(f"results must go where files can be written, got {folder}: {reason}. Give another.") from error
 
 
+def report_of_rank(report: Path, rank: Rank) -> Path:
+    """The report of this process: the file itself, or with several processes report.rank0.html and so on."""
+    return report if rank.world == 1 else report.with_name(f"{report.stem}.rank{rank.index}{report.suffix}")
+
+
+def write_report(report: Path, rows: Sequence[Row], about: Sequence[str], skipped: int) -> None:
+    """Write the report, whole or not at all; OSError says that the pictures themselves are done."""
+    from sampdetox_transforms.checkpoints import write_atomically
+
+    csv = report.suffix.lower() == ".csv"
+    text = render_csv(rows) if csv else render_html(rows, about=about, skipped=skipped)
+    content = text.encode(errors="backslashreplace")  # file names need not be UTF-8
+    try:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(report, lambda path: path.write_bytes(content))
+    except OSError as error:
+        raise OSError(f"the pictures are done, but not the report {report}: {error.strerror or error}") from error
+
+
 def check_training_folder(out: Path, data: Sequence[str]) -> None:
     """Raise OSError where ``out`` cannot be written, ValueError where it is inside the data or a finished run's."""
     from sampdetox_transforms.training import is_finished
@@ -869,8 +920,7 @@ def report(detox: "SampDetox", pixels: "Tensor", explained: "Explanation") -> di
         return f"{(levels > limit).double().mean().item() * 100:.1f} % of the pixels"
 
     return {
-        "weights": f"{detox.denoiser.source}, levels 1 to {detox.denoiser.max_level}",
-        "settings": f"t1={s.t1}, t2={s.t2}, {s.sampler}, stride {s.stride}, map {s.map}, {detox.schedule.name} levels",
+        **settings_of(detox),
         "sigma1": f"{explained.sigma1:.4f} ({explained.sigma1 * 127.5:.1f} grey levels of 255), whole picture",
         "sigma2": f"{explained.sigma2:.4f} ({explained.sigma2 * 127.5:.1f} grey levels of 255), where the level is t2",
         "network calls": str(int(explained.network_calls)),
@@ -878,6 +928,27 @@ def report(detox: "SampDetox", pixels: "Tensor", explained: "Explanation") -> di
         f"level > {s.t2 / 2:g}": share(s.t2 / 2),
         "mean change": f"{change:.2f} grey levels of 255",
     }
+
+
+def settings_of(detox: "SampDetox") -> dict[str, str]:
+    """The weights and the settings in words."""
+    s = detox.settings
+    return {
+        "weights": f"{detox.denoiser.source}, levels 1 to {detox.denoiser.max_level}",
+        "settings": f"t1={s.t1}, t2={s.t2}, {s.sampler}, stride {s.stride}, map {s.map}, {detox.schedule.name} levels",
+    }
+
+
+def about_detox(detox: "SampDetox") -> list[str]:
+    """How pictures are purified, as lines for a report."""
+    from sampdetox_transforms import __version__
+
+    lines = [f"{name.capitalize()}: {value}." for name, value in settings_of(detox).items()]
+    if detox.calibration is not None:
+        rate = detox.calibration.false_alarm_rate
+        lines.append(f"Pictures are treated as triggered where the false-alarm rate is below {rate:.2%}.")
+    seed = "fresh noise" if detox.seed is None else f"seed {detox.seed}"
+    return [*lines, f"sampdetox {__version__}, {seed}."]
 
 
 def folder_of(weights: "DetoxWeights | HubRepo | Path", *, local: bool = False) -> Path:

@@ -5,7 +5,7 @@ import itertools
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import PIL.Image
     from torch import Tensor
 
-    from sampdetox_transforms.transforms import SampDetox
+    from sampdetox_transforms.transforms import Explanation, SampDetox
 
 # What Pillow may decode: nothing that starts other programs (EPS), and no JPEG 2000, whose 16 bits it cuts to 8.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "PPM", "TIFF", "GIF", "AVIF")
@@ -34,6 +34,8 @@ def one_line(error: BaseException) -> str:
 
 # Trees of pictures
 
+Note = Callable[[list["Job"], "Tensor", "Explanation"], None]
+
 
 @dataclass(frozen=True)
 class Job:
@@ -43,7 +45,18 @@ class Job:
     target: Path
 
 
-def plan(source: Path, out: Path) -> tuple[list[Job], list[str], int]:
+@dataclass(frozen=True)
+class Failure:
+    """A picture, or a folder, and why there is no result of it."""
+
+    source: Path
+    reason: str
+
+    def __str__(self) -> str:
+        return " ".join(f"{self.source}: {self.reason}".split())
+
+
+def plan(source: Path, out: Path) -> tuple[list[Job], list[Failure], int]:
     """What to purify to where; what could not be listed; the number of files left out. Touches nothing.
 
     Raises:
@@ -79,12 +92,16 @@ def target_of_file(source: Path, out: Path) -> Path:
     return out
 
 
-def find_pictures(folder: Path) -> tuple[list[Path], list[str], int]:
+def find_pictures(folder: Path) -> tuple[list[Path], list[Failure], int]:
     """Relative paths of all pictures, sorted; folders that cannot be read; the number of other files."""
     found: list[Path] = []
-    failures: list[str] = []
+    failures: list[Failure] = []
     left_out = 0
-    walk = os.walk(folder, followlinks=True, onerror=lambda e: failures.append(f"{e.filename}: {e.strerror}"))
+
+    def note(error: OSError) -> None:
+        failures.append(Failure(Path(error.filename), error.strerror or one_line(error)))
+
+    walk = os.walk(folder, followlinks=True, onerror=note)
     for base, folders, names in walk:
         here = Path(base)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and not leads_back(here / name))
@@ -123,25 +140,33 @@ def output_names(pictures: Sequence[Path]) -> list[Path]:
 
 
 def purify_pictures(
-    jobs: Sequence[Job], detox: "SampDetox", batch_size: int | None, failures: list[str], *, show: bool = True
+    jobs: Sequence[Job],
+    detox: "SampDetox",
+    batch_size: int | None,
+    failures: list[Failure],
+    *,
+    show: bool = True,
+    note: Note | None = None,
 ) -> int:
     """Purify and write pictures, batch by batch; returns how many were written, and adds the others to ``failures``.
 
-    ``show`` draws a bar where stderr is a terminal.
+    Args:
+        show: draw a bar where stderr is a terminal.
+        note: is told what was done to each batch, before its results are written: its jobs, the (n, c, h, w) pictures
+            and their explanation. Keeping these keeps them in memory.
 
     Raises:
         OSError: results cannot be written at all: a full disk, say.
     """
-    import torch
     from tqdm import tqdm
 
     done, before = 0, len(failures)
     with tqdm(total=len(jobs), unit="picture", file=sys.stderr, disable=None if show else True) as bar:
         for batch in batches(load_pictures(jobs, failures), batch_size):
             try:
-                results = detox(torch.stack([picture.pixels for _, picture in batch]))
+                results = purify_batch(batch, detox, note)
             except ValueError as error:  # too large for the network's attention
-                failures += [f"{job.source}: {one_line(error)}" for job, _ in batch]
+                failures += [Failure(job.source, one_line(error)) for job, _ in batch]
                 continue
             for (job, picture), pixels in zip(batch, results, strict=True):
                 try:
@@ -151,18 +176,30 @@ def purify_pictures(
                     problem = f"{job.target} cannot be written: {error.strerror or error}"
                     if error.errno not in THIS_FILE_ONLY:
                         raise OSError(f"{problem}. {done} are done; start the same command again to go on.") from error
-                    failures.append(f"{job.source}: {problem}")
+                    failures.append(Failure(job.source, problem))
             bar.update(done + len(failures) - before - bar.n)
     return done
 
 
-def load_pictures(jobs: Iterable[Job], failures: list[str]) -> Iterator[tuple[Job, "Picture"]]:
+def purify_batch(batch: Sequence[tuple[Job, "Picture"]], detox: "SampDetox", note: Note | None) -> "Tensor":
+    """The results of pictures of one shape; the explanation, which is larger, is made for ``note`` only, and let go."""
+    import torch
+
+    pixels = torch.stack([picture.pixels for _, picture in batch])
+    if note is None:
+        return detox(pixels)
+    explained = detox.explain(pixels)
+    note([job for job, _ in batch], pixels, explained)
+    return explained.image
+
+
+def load_pictures(jobs: Iterable[Job], failures: list[Failure]) -> Iterator[tuple[Job, "Picture"]]:
     """Read one picture after the other; those that cannot be read are added to ``failures``."""
     for job in jobs:
         try:
             picture = read_picture(job.source)
         except PictureError as error:
-            failures.append(one_line(error))
+            failures.append(Failure(job.source, error.reason))
         else:
             yield job, picture
 
@@ -179,7 +216,11 @@ def batches(pictures: Iterable[tuple[Job, "Picture"]], batch_size: int | None) -
 
 
 class PictureError(OSError):
-    """A picture file that cannot be read, or that cannot be purified without loss."""
+    """A picture file that cannot be read, or that cannot be purified without loss; the message names it."""
+
+    def __init__(self, path: Path, reason: str):
+        super().__init__(f"{path}: {reason}")
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -210,9 +251,9 @@ def read_picture(path: Path) -> Picture:
         with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
             return take_apart(image)
     except UnidentifiedImageError as error:
-        raise PictureError(f"{path}: not a picture of a known kind ({', '.join(FORMATS)})") from error
+        raise PictureError(path, f"not a picture of a known kind ({', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow raises many kinds on damaged files
-        raise PictureError(f"{path}: {getattr(error, 'strerror', None) or one_line(error)}") from error
+        raise PictureError(path, getattr(error, "strerror", None) or one_line(error)) from error
 
 
 def take_apart(image: "PIL.Image.Image") -> Picture:
