@@ -19,7 +19,8 @@ from sampdetox_transforms.restorer import Restorer
 RESTORER_FOLDER = Path(__file__).parent / "weights" / "restorer"
 RESTORER, CALIBRATION = "restorer.safetensors", "calibration.json"
 RESTORER_SHA256 = "5b31668d3927135bb5cf9d34766c622f616233253297b8f2070e8e4b8c8fa005"
-# How the false alarms are shared out. On held-out training images .8 and .2 lost more dense triggers than it won patches.
+# How the false alarms are shared out. On held-out training images .8 and .2 missed more dense triggers, and found
+# hardly more patches.
 SHARES = {"local": 0.5, "dense": 0.5}
 POINTS = 401  # of a table: quantiles 0, 1/400, ... 1
 
