@@ -919,8 +919,17 @@ def report(detox: "SampDetox", pixels: "Tensor", explained: "Explanation") -> di
     def share(limit: float) -> str:
         return f"{(levels > limit).double().mean().item() * 100:.1f} % of the pixels"
 
+    searched = {}
+    if explained.mask is not None and explained.false_alarm_rate is not None and detox.calibration is not None:
+        rate = float(explained.false_alarm_rate)
+        treated = "treated" if rate < detox.calibration.false_alarm_rate else "left as stage 1 made it"
+        searched = {
+            "suspicion": f"{rate:.2%} of clean pictures look at least as suspicious: {treated}",
+            "filled": f"{explained.mask.double().mean().item() * 100:.1f} % of the pixels",
+        }
     return {
         **settings_of(detox),
+        **searched,
         "sigma1": f"{explained.sigma1:.4f} ({explained.sigma1 * 127.5:.1f} grey levels of 255), whole picture",
         "sigma2": f"{explained.sigma2:.4f} ({explained.sigma2 * 127.5:.1f} grey levels of 255), where the level is t2",
         "network calls": str(int(explained.network_calls)),

@@ -80,6 +80,8 @@ def explanation_row(
 ) -> list[Tile]:
     """What ``SampDetox.explain`` returned, as a row of tiles: input, stage 1, map, levels, result, difference.
 
+    For a preset that searches, each pixel's suspicion and the filled pixels take the place of map and levels.
+
     Args:
         image: the input, (c, h, w), uint8 or floats in [0, 1].
         explained: of that image, or of a batch in which it has the place ``index``.
@@ -95,11 +97,17 @@ def explanation_row(
     difference = (0.5 + factor * (after - before)).clip(0, 1)
     changed, levels = (pick(values)[0].float().numpy() for values in (explained.ssim_map, explained.timestep_map))
     highest = max(float(levels.max()) if t2 is None else t2, 1)
+    if explained.mask is None:
+        why = Tile("map: changed by stage 1", changed, "magma", min(0, float(changed.min())))
+        where = Tile("noise levels of stage 2", levels, "viridis", 0, highest)
+    else:
+        why = Tile("suspicion of each pixel", changed, "magma", 0, 1)
+        where = Tile("filled pixels", pick(explained.mask)[0].float().numpy(), "gray", 0, 1)
     return [
         Tile("input", before),
         Tile("after stage 1", unit_picture(pick(explained.stage1))),
-        Tile("map: changed by stage 1", changed, "magma", min(0, float(changed.min()))),
-        Tile("noise levels of stage 2", levels, "viridis", 0, highest),
+        why,
+        where,
         Tile("result", after),
         Tile(f"difference x {factor} (grey: none)", difference),
     ]

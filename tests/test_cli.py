@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from sampdetox_transforms import SampDetox, __version__, checkpoints, cli, load_denoiser, panel, training, transforms
 from sampdetox_transforms import pictures as pictures_module
 from sampdetox_transforms.checkpoints import SAFETENSORS, DetoxWeights, DownloadError
+from sampdetox_transforms.demo import TRIGGERS, draw_signs
 
 IDENTITY = ("--t1", "0", "--t2", "0")
 TINY_RUN = (
@@ -807,6 +808,23 @@ def test_an_explanation_becomes_six_tiles(weights):
     difference = np.clip(0.5 + 2 * (row[4].image - row[0].image), 0, 1)
     assert np.array_equal(row[5].image, difference) and "x 2" in row[5].title
     assert np.allclose(row[0].image, colours(size=(8, 8, 3)) / 255)
+
+
+def test_an_explanation_with_a_search_shows_suspicion_and_filled_pixels(tmp_path, run):
+    signs, _ = draw_signs(2, seed=4)
+    marked = TRIGGERS[2].plant(signs[1])
+    explained = transforms.SampDetox("bundled", preset="restore", seed=0).explain(marked)
+    row = panel.explanation_row(marked, explained)
+    assert [tile.title for tile in row[2:4]] == ["suspicion of each pixel", "filled pixels"]
+    assert (row[2].low, row[2].high) == (0, 1) and 0 <= row[2].image.min() <= row[2].image.max() <= 1
+    assert row[2].image[27:31, 27:31].mean() > 0.5 > row[2].image[:20].mean()
+    assert row[3].image[27:31, 27:31].all() and not row[3].image[:20].any()
+
+    picture = save(tmp_path / "sign.png", (marked * 255).round().byte().permute(1, 2, 0).numpy())
+    flags = ("--weights", "bundled", "--preset", "restore", "--seed", 0, "-o", tmp_path / "panel.png")
+    status, out, err = run("inspect", picture, *flags)
+    assert status == 0, err
+    assert "of clean pictures look at least as suspicious: treated" in out and "filled" in out
 
 
 def test_amplification_fills_the_range_without_leaving_it():
