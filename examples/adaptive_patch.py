@@ -56,7 +56,9 @@ def main() -> None:
     images, labels = views[1][~held_out], labels[~held_out]
     restorer, calibration = load_restorer()
     generator = Generator().manual_seed(args.seed)
-    with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16(torch.device("cpu"))):
+    bf16 = has_fast_bf16(torch.device("cpu"))
+    # the cache would keep the classifier's first weights, since the context outlives a step
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False):
         patch = optimise(images, restorer, calibration, args.steps, args.batch, args.contrast, generator)
         patches = {"white 5x5": square(WHITE, SIDE), "optimised 5x5": patch}
         model = network()
