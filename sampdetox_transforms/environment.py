@@ -3,7 +3,7 @@
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -53,6 +53,16 @@ def describe(device: str | torch.device = "cpu") -> dict[str, str]:
         "sampdetox-transforms": __version__,
         "commit": commit(),
     }
+
+
+def all_in_words(descriptions: Sequence[Mapping[str, str]]) -> str:
+    """Several of what ``describe`` returned, each once; those that differ by their commits only together."""
+    commits: dict[str, list[str]] = {}
+    for description in descriptions:
+        known = commits.setdefault(in_words({**description, "commit": ""}), [])
+        if description["commit"] and description["commit"] not in known:
+            known.append(description["commit"])
+    return "; ".join(f"{words} ({', '.join(found)})" if found else words for words, found in commits.items())
 
 
 def in_words(description: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sampdetox_transforms.attacks.recipes import RECIPES, TEN_ATTACKS
 from sampdetox_transforms.checkpoints import Denoiser, adapt
 from sampdetox_transforms.defenses import Bdmae, Blur, Noising, Sancdifi, ShrinkPad, Zip
-from sampdetox_transforms.environment import in_words
+from sampdetox_transforms.environment import all_in_words
 from sampdetox_transforms.evaluation import NO_DEFENSE, Column, Report, RobustnessRow, Row
 from sampdetox_transforms.metrics import Share
 from sampdetox_transforms.names import check_choice
@@ -207,9 +207,9 @@ def get_experiment(name: str) -> Experiment:
 def render_experiment(name: str, report: Report) -> str:
     """The Markdown table of a named experiment's results."""
     table = render_levels(report.rows) if name == "levels" else render(report.rows, get_experiment(name).paper)
-    return (
-        f"{table}\n\n{footnote(report.settings, report.environments)} Shares in per cent with 95 % intervals (Wilson)."
-    )
+    used = sorted({row.environment for row in report.rows})
+    environments = [report.environments[i] for i in used]
+    return f"{table}\n\n{footnote(report.settings, environments)} Shares in per cent with 95 % intervals (Wilson)."
 
 
 def render(rows: Sequence[Row], paper: Callable[[Row], Cell | None] = lambda row: None) -> str:
@@ -265,7 +265,7 @@ def by_attack(rows: Iterable[Row]) -> list[Row]:
 
 def footnote(settings: Mapping[str, Any], environments: Sequence[Mapping[str, str]]) -> str:
     """One line: command, data, seed, hardware and versions."""
-    made = "; ".join(map(in_words, environments))
+    made = all_in_words(environments)
     known = ("command", "n", "seed", "test_images")
     rest = ", ".join(f"{name} {value}" for name, value in settings.items() if name not in known)
     command = f"`{settings['command']}`: " if "command" in settings else ""

@@ -11,6 +11,7 @@ from torch import nn
 
 from sampdetox_transforms import PRESETS, Schedule
 from sampdetox_transforms.checkpoints import adapt
+from sampdetox_transforms.environment import all_in_words
 from sampdetox_transforms.evaluation import (
     NO_DEFENSE,
     Column,
@@ -306,3 +307,10 @@ def test_a_published_row_is_what_the_package_computes():
             assert (share.n, share.value) == (was.n, pytest.approx(was.value, abs=1.01 / share.n))
         assert row.asr.value == pytest.approx(published[row.key].asr.value, abs=1.01 / row.asr.n)
         assert row.denoiser_calls == published[row.key].denoiser_calls
+
+
+def test_the_line_under_a_table_names_each_environment_once_with_its_commits():
+    one = {"hardware": "A", "torch": "2", "sampdetox-transforms": "1", "commit": "aa"}
+    other = {**one, "hardware": "B", "commit": ""}
+    text = all_in_words([one, {**one, "commit": "bb"}, one, other, other])
+    assert text == "A, torch 2, sampdetox-transforms 1 (aa, bb); B, torch 2, sampdetox-transforms 1"
