@@ -34,6 +34,7 @@ from sampdetox_transforms.transforms import SampDetox
 FAINT = ("blended", "low-frequency", "wanet", "stega", "bpp")  # the paper's groups in Table 3
 VISIBLE = ("badnets", "sig", "label-consistent", "trojannn", "input-aware")
 ROBUSTNESS = "robustness"  # Figure 2, which has no defenses
+STRIDES = (20, 40, 60, 120)
 T1 = (5, 10, 15, 20, 25, 30, 35, 40)
 T2 = (40, 60, 80, 100, 120, 150, 200, 250)
 
@@ -138,6 +139,11 @@ def samplers(tools: Tools) -> list[Column]:
     ]
 
 
+def strides(tools: Tools) -> list[Column]:
+    """Fewer network calls: longer steps of the same DDIM, 7, 4, 3 and 2 calls."""
+    return [tools.sampdetox(f"stride={s}", replace(PRESETS["ddim"], stride=s)) for s in STRIDES]
+
+
 def without_and_with(tools: Tools) -> list[Column]:
     """Tables 14 and 15: no defense, and SampDetox."""
     return [NO_DEFENSE, tools.sampdetox("sampdetox", PRESETS["ddim"])]
@@ -182,6 +188,7 @@ EXPERIMENTS = {
     "levels": Experiment("Table 3: noise levels", levels),
     "transformations": Experiment("Table 8: transformations", transformations, _in(TABLE_8)),
     "samplers": Experiment("Table 12: DDPM and DDIM", samplers, _in(TABLE_12)),
+    "strides": Experiment("Fewer network calls: DDIM with longer steps", strides),
     "adaptive": Experiment(
         "Table 14: attacks that train with noise", without_and_with, _adaptive, ("wanet", "badnets")
     ),
