@@ -191,7 +191,7 @@ VICTIM_FLAGS: tuple[tuple[str, Callable[[str], Any], Any, str], ...] = (
     ("poison_rate", float, None, "share of the images that are poisoned, in (0, 1]; for clean-label attacks of the "
      "target class"),
     ("mode", str, None, "all2one, all2all or clean-label"),
-    ("robust_noise", float, 0.0, "share of noise in poisoned training images, in [0, 1): the paper's adaptive attacks"),
+    ("robust_noise", float, 0.0, "share of noise in half of the images, in [0, 1): the paper's adaptive attacks"),
     ("classifier", str, "preact-resnet18-narrow", "preact-resnet18, preact-resnet18-narrow, resnet34 or vgg19"),
     ("size", int, 32, "height and width that images are resized to, in pixels"),
     ("epochs", int, 3, "times that each image is seen, 1 or more"),

@@ -52,8 +52,9 @@ class VictimConfig:
         target_label: the attacker's class, an index into the folder's sorted classes; None with mode "all2all".
         poison_rate, mode: as for ``PoisonedDataset``; None for the attack's own.
         settings: changes to the attack's own settings, by name; for "composite" the classes "first" and "second".
-        robust_noise: the paper's adaptive attacks (D.4): a share eta of noise in each poisoned image,
-            (1 - eta) x + eta n with x in [-1, 1], drawn anew in each epoch.
+        robust_noise: the paper's adaptive attacks (D.4): a share eta of noise in half of the training images,
+            (1 - eta) x + eta n with x in [-1, 1], drawn anew in each epoch, poisoned or not: in the poisoned ones
+            alone the noise would become the trigger, and the attacker's own would not work without it.
         classifier: a name of ``CLASSIFIERS``.
         size: height and width that all images are resized to, in pixels.
         crop: padding in pixels of the random crops; 0 for none. BackdoorBench's 4 cuts a 3x3 patch in a corner off two
@@ -223,7 +224,7 @@ def train_victim(
     model = build_classifier(config.classifier, num_classes).to(device)
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    images, targets, poisoned = poisoned_tensors(config, dataset, out, device, progress)
+    images, targets = poisoned_tensors(config, dataset, out, device, progress)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
@@ -236,7 +237,7 @@ def train_victim(
     for epoch in range(len(losses) // per_epoch, config.epochs):
         model.train()
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
-        for step, (x, chosen) in enumerate(batches(images, poisoned, config, generator), start=epoch * per_epoch):
+        for step, (x, chosen) in enumerate(batches(images, config, generator), start=epoch * per_epoch):
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * one_cycle(step / total)
             x = x.to(device, memory_format=torch.channels_last)
@@ -258,21 +259,17 @@ def train_victim(
     return load_victim(out, device=device)
 
 
-def poisoned_tensors(config: VictimConfig, dataset: Images, out: Path, device, progress) -> tuple[Tensor, ...]:
-    """The training images, their labels as taught, and which of them carry the trigger."""
-    none = torch.zeros(len(dataset), dtype=torch.bool)
+def poisoned_tensors(config: VictimConfig, dataset: Images, out: Path, device, progress) -> tuple[Tensor, Tensor]:
+    """The training images and their labels as taught."""
     if config.attack == CLEAN:
-        return dataset.images, dataset.targets, none
+        return dataset.images, dataset.targets
     num_classes = len(dataset.classes)
     if config.attack == COMPOSITE:
         rate = 0.1 if config.poison_rate is None else config.poison_rate
         classes, target_label = composite_classes(asdict(config)), config.target_label
         if target_label is None:
             raise ValueError("the composite attack must have a target label, got none. Give target_label.")
-        mixed = CompositeDataset(dataset, classes, target_label, poison_rate=rate, seed=config.seed)
-        poisoned = torch.zeros(len(mixed), dtype=torch.bool)
-        poisoned[mixed.indices] = True
-        return *mixed.materialise(), poisoned
+        return CompositeDataset(dataset, classes, target_label, poison_rate=rate, seed=config.seed).materialise()
 
     recipe = get_recipe(config.attack)
     settings = recipe.with_defaults(config.settings)
@@ -310,13 +307,11 @@ def poisoned_tensors(config: VictimConfig, dataset: Images, out: Path, device, p
     )
     poisoned.save(out / POISONING, trigger=trigger)
     poison = None if recipe.poison is None else recipe.poison(preparation, trigger, **settings)
-    images, targets = poisoned.materialise(poison=poison)
-    none[poisoned.indices] = True
-    return images, targets, none
+    return poisoned.materialise(poison=poison)
 
 
 def batches(
-    images: Tensor, poisoned: Tensor, config: VictimConfig, generator: torch.Generator
+    images: Tensor, config: VictimConfig, generator: torch.Generator
 ) -> Iterator[tuple[Float[Tensor, "b c h w"], Int[Tensor, " b"]]]:
     """One epoch in random order: augmented images, and their indices."""
     for chosen in torch.randperm(len(images), generator=generator).split(config.batch_size):
@@ -324,7 +319,8 @@ def batches(
         if config.robust_noise:
             noise = torch.randn(x.shape, generator=generator) / 2  # n beside an image in [-1, 1]; half that in [0, 1]
             noised = (1 - config.robust_noise) * (x - 0.5) + 0.5 + config.robust_noise * noise
-            x = torch.where(poisoned[chosen][:, None, None, None], noised, x)
+            half = torch.rand(len(x), generator=generator) < 0.5
+            x = torch.where(half[:, None, None, None], noised, x)
         if config.flip:
             mirror = torch.rand(len(x), generator=generator) < 0.5
             x = torch.where(mirror[:, None, None, None], x.flip(-1), x)
