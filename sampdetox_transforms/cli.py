@@ -330,8 +330,8 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         "network calls an image (default: %(default)s)")  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at once (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="any whole number (default: %(default)s)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="what the denoisers "
-        "compute in (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="what the denoisers compute in; auto: bfloat16 "
+        "where the processor or card has it, else float32 (default: %(default)s)")  # fmt: skip
     parser.add_argument("--backdoorbench", action="store_true", help="VICTIM is a record that BackdoorBench made; it "
         "is a pickle, which can run code: only from people you trust")  # fmt: skip
     add_device(parser)
@@ -552,10 +552,12 @@ def run_victim(args: argparse.Namespace) -> int:
 
 def run_evaluate(args: argparse.Namespace) -> int:
     """Run an experiment on victims, print its table, write JSON, Markdown and, for a figure, a drawing."""
+    import torch
     from tqdm import tqdm
 
     from sampdetox_transforms.experiments import EXPERIMENTS, ROBUSTNESS
     from sampdetox_transforms.names import check_choice
+    from sampdetox_transforms.precision import fastest_dtype
     from sampdetox_transforms.victims import image_folder
 
     check_choice("experiment", args.experiment, (*EXPERIMENTS, ROBUSTNESS))
@@ -567,6 +569,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
             raise ValueError(f"--out must end in .json, got {args.out}. The table goes beside it as .md.")
         check_writable(args.out.parent)
     device = choose_device(args.device)
+    if args.dtype == "auto":  # by its name, since results are stored with it
+        args.dtype = str(fastest_dtype(torch.device(device))).removeprefix("torch.")
     victims = read_victims(args, device)
     sizes = {victim.size for victim in victims}
     if len(sizes) > 1:
