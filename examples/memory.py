@@ -16,6 +16,7 @@ import torch
 from sampdetox_transforms import SampDetox
 from sampdetox_transforms.benchmark import peak_memory_mb
 from sampdetox_transforms.checkpoints import write_atomically
+from sampdetox_transforms.cli import benchmark_images
 from sampdetox_transforms.environment import describe
 
 
@@ -24,6 +25,7 @@ def main() -> None:
     parser.add_argument("--weights", default="bundled")
     parser.add_argument("--preset", default="ddim")
     parser.add_argument("--side", type=int, default=1024, help="of the photograph, in pixels")
+    parser.add_argument("--data", help="image folder for the small images (default: smooth random ones)")
     parser.add_argument("--many", type=int, default=10_000, help="number of 32x32 images")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="path without a suffix for the .json and .md files")
@@ -39,7 +41,7 @@ def main() -> None:
     }
     rows = []
     for name, shape in inputs.items():
-        images = None if shape is None else smooth_images(*shape).to(device)
+        images = None if shape is None else some_images(args.data, *shape).to(device)
         started = time.perf_counter()
         peak = peak_memory_mb(lambda images=images: None if images is None else detox(images), device)
         rows.append({"input": name, "peak_memory_mb": peak, "seconds": time.perf_counter() - started})
@@ -47,10 +49,12 @@ def main() -> None:
     lines = ["| input | peak memory, MB | seconds |", "|---|---|---|"]
     lines += [f"| {r['input']} | {r['peak_memory_mb'] or 0:.0f} | {r['seconds']:.1f} |" for r in rows]
     environment = describe(device)
+    data = f" --data {'/'.join(Path(args.data).parts[-2:])}" if args.data else ""
+    command = f"python examples/memory.py --preset {args.preset}{data}"
     footnote = (
         f"{', '.join(f'{k} {v}' for k, v in about.items())}; {environment['hardware']}, torch {environment['torch']}."
     )
-    text = "\n".join(lines) + f"\n\n`python examples/memory.py --preset {args.preset}`: {footnote}\n"
+    text = "\n".join(lines) + f"\n\n`{command}`: {footnote}\n"
     print(text)
     if args.out:
         result = {**about, "environment": environment, "rows": rows}
@@ -58,6 +62,14 @@ def main() -> None:
             args.out.with_suffix(".json"), lambda path: path.write_text(json.dumps(result, indent=1) + "\n")
         )
         write_atomically(args.out.with_suffix(".md"), lambda path: path.write_text(text))
+
+
+def some_images(data: str | None, n: int, side: int) -> torch.Tensor:
+    """Images of a folder, again and again, or smooth ones; a photograph is always a smooth one."""
+    if data is None or n == 1:
+        return smooth_images(n, side)
+    images = benchmark_images(data, side, min(n, 640))
+    return images[torch.arange(n) % len(images)]
 
 
 def smooth_images(n: int, side: int) -> torch.Tensor:
