@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,7 +66,7 @@ class Tools:
         def build(model: Any) -> SampDetox:
             return SampDetox(weights, preset=preset, seed=self.seed, dtype=self.dtype, device=self.device)
 
-        source = weights.source if isinstance(weights, Denoiser) else "none"
+        source = source_of(weights) if isinstance(weights, Denoiser) else "none"
         return Column(name=name, build=build, settings={**vars(preset), "weights": source}, n=n)
 
     def baseline(self, name: str, make: Callable[..., Any], *, n: int | None = None, **settings: Any) -> Column:
@@ -76,6 +77,11 @@ class Tools:
 
         access = getattr(make, "access", "none")
         return Column(name=name, build=build, settings=settings, n=n, access=access)
+
+
+def source_of(denoiser: Denoiser) -> str:
+    """Where the weights come from; a folder by its last name, since results are published."""
+    return Path(denoiser.source).name if Path(denoiser.source).is_dir() else denoiser.source
 
 
 class NoEstimate(nn.Module):
@@ -151,17 +157,17 @@ def without_and_with(tools: Tools) -> list[Column]:
 
 def _bdmae(tools: Tools) -> Column:
     column = tools.baseline("bdmae", lambda model, **given: Bdmae(model, tools.denoiser, **given), n=tools.n_slow)
-    return replace(column, access=Bdmae.access, settings={"inpainter": tools.denoiser.source})
+    return replace(column, access=Bdmae.access, settings={"inpainter": source_of(tools.denoiser)})
 
 
 def _zip(tools: Tools, denoiser: Denoiser) -> Column:
     column = tools.baseline("zip", lambda model, **given: Zip(denoiser, **given), degradations=("pool",))
-    return replace(column, settings={**column.settings, "weights": denoiser.source})
+    return replace(column, settings={**column.settings, "weights": source_of(denoiser)})
 
 
 def _sancdifi(tools: Tools, denoiser: Denoiser) -> Column:
     column = tools.baseline("sancdifi", lambda model, **given: Sancdifi(model, denoiser, **given), n=tools.n_slow)
-    return replace(column, access=Sancdifi.access, settings={"weights": denoiser.source})
+    return replace(column, access=Sancdifi.access, settings={"weights": source_of(denoiser)})
 
 
 @dataclass(frozen=True)

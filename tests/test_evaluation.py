@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from sampdetox_transforms import PRESETS, Schedule
+from sampdetox_transforms import PRESETS, Schedule, load_denoiser
 from sampdetox_transforms.checkpoints import adapt
 from sampdetox_transforms.environment import all_in_words
 from sampdetox_transforms.evaluation import (
@@ -31,6 +31,7 @@ from sampdetox_transforms.experiments import (
     render_experiment,
     render_levels,
     render_robustness,
+    source_of,
 )
 from sampdetox_transforms.metrics import wilson
 from sampdetox_transforms.paper_results import TABLE_1, TABLE_4_GTSRB
@@ -314,3 +315,9 @@ def test_the_line_under_a_table_names_each_environment_once_with_its_commits():
     other = {**one, "hardware": "B", "commit": ""}
     text = all_in_words([one, {**one, "commit": "bb"}, one, other, other])
     assert text == "A, torch 2, sampdetox-transforms 1 (aa, bb); B, torch 2, sampdetox-transforms 1"
+
+
+def test_published_settings_name_a_folder_of_weights_by_its_last_name(tiny):
+    denoiser = load_denoiser(tiny)
+    assert denoiser.source == str(tiny) and source_of(denoiser) == tiny.name
+    assert source_of(load_denoiser("bundled")) == "bundled"
