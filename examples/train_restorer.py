@@ -2,7 +2,7 @@
 
     python examples/train_restorer.py --minutes 40 --out runs/restorer
 
-Each step draws 72 images to be searched (24 clean, 20 with a local trigger, 28 with a dense one) and 12 with an erased
+Each step draws 72 images to be searched (18 clean, 16 with a local trigger, 38 with a dense one) and 8 with an erased
 region to be filled. The run ends after --minutes of processor time; killed, it resumes. OUT gains the averaged weights
 in float16 and the calibration, in the form of sampdetox_transforms/weights/restorer.
 One GTSRB track in twenty and every twentieth CIFAR image are left out of training; thresholds come from them.
@@ -25,11 +25,11 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from sampdetox_transforms.calibration import calibrate, save_restorer, strictest
 from sampdetox_transforms.precision import has_fast_bf16
-from sampdetox_transforms.restorer import Answer, Restorer
+from sampdetox_transforms.restorer import Answer, Block, Restorer
 from sampdetox_transforms.synthetic_triggers import dense_triggers, erasures, local_triggers, uniform
 
-SEARCHED, CLEAN, DENSE, FILLED = 72, 24, 28, 12
-RATE, WARMUP, DECAY, HELD_OUT = 1.5e-3, 300, 0.9985, 20
+SEARCHED, CLEAN, DENSE, FILLED = 72, 18, 38, 8
+RATE, WARMUP, DECAY, HELD_OUT, TOLERANCE = 1.5e-3, 300, 0.9985, 20, 3 / 255
 # whole GTSRB images, cropped to the sign, between the two, and CIFAR-10
 SHARES = (0.32, 0.22, 0.14, 0.32)
 
@@ -69,6 +69,10 @@ def train(args: argparse.Namespace, searched: list[Tensor], filled: list[Tensor]
         shapes = {name: value.shape for name, value in model.state_dict().items()}
         known = {name: v.float() for name, v in load_file(args.start).items() if shapes.get(name) == v.shape}
         model.load_state_dict(known, strict=False)
+        for name, block in model.named_modules():
+            if isinstance(block, Block) and f"{name}.second.weight" not in known:  # changes nothing at first
+                nn.init.zeros_(block.second.weight)
+                nn.init.zeros_(block.second.bias)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.rate, betas=(0.9, 0.98), weight_decay=1e-3)
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
     path, step, used = args.out / "training_state.pt", 0, 0.0
@@ -102,12 +106,12 @@ def train(args: argparse.Namespace, searched: list[Tensor], filled: list[Tensor]
 
 
 def step_loss(model: nn.Module, searched: list[Tensor], filled: list[Tensor], generator: torch.Generator) -> Tensor:
-    """Pixels and images with a trigger (cross-entropy), and the image without it and without the hole (L1)."""
+    """Pixels and images with a trigger (cross-entropy), the image without it, and without the hole (L1)."""
     clean, noise = draw(searched, SEARCHED, generator)
     images, region = clean.clone(), torch.zeros(SEARCHED, 1, 32, 32, dtype=torch.bool)
     local, dense = slice(CLEAN, SEARCHED - DENSE), slice(SEARCHED - DENSE, SEARCHED)
     images[local], region[local] = local_triggers(clean[local], generator)
-    images[dense], undone = dense_triggers(clean[dense], generator)
+    images[dense] = dense_triggers(clean[dense], generator)
     images = (images + noise * torch.randn(images.shape, generator=generator)).clamp(0, 1)
     rounded = torch.rand(SEARCHED, 1, 1, 1, generator=generator) < 0.5
     images = torch.where(rounded, (images * 255).round() / 255, images)
@@ -129,12 +133,17 @@ def step_loss(model: nn.Module, searched: list[Tensor], filled: list[Tensor], ge
     is_dense = torch.zeros(SEARCHED)
     is_dense[dense] = 1
     all_over = functional.binary_cross_entropy_with_logits(answer.dense[:SEARCHED], is_dense)
-    error = (answer.image - target).abs().mean(dim=1, keepdim=True)
-    restorable = torch.ones(SEARCHED)
-    restorable[dense] = 3 * undone.float()
-    restored = (error[:SEARCHED].mean(dim=(1, 2, 3)) * restorable).mean()
-    filled_in = (error[SEARCHED:] * erased).sum() / erased.sum().clamp(min=1)
-    return 5 * pixels + 0.3 * suspicion + all_over + 4 * restored + 2 * filled_in
+    # what is left of the trigger's energy where it lies; what the answer is elsewhere does not matter, see Answer.image
+    where = torch.ones_like(label)
+    where[:-DENSE] = label[:-DENSE]
+    left, was = (
+        ((x - clean).square().mean(dim=1, keepdim=True) * where).sum(dim=(1, 2, 3))[CLEAN:]
+        for x in ((answer.image[:SEARCHED] + 1) / 2, images)
+    )
+    restored = (left / (was + TOLERANCE**2 * where.sum(dim=(1, 2, 3))[CLEAN:]).clamp(min=1e-6)).clamp(max=4).mean()
+    error = (answer.image[SEARCHED:] - target[SEARCHED:]).abs().mean(dim=1, keepdim=True)
+    filled_in = (error * erased).sum() / erased.sum().clamp(min=1)
+    return 5 * pixels + 0.3 * suspicion + all_over + 3 * restored + 2 * filled_in
 
 
 def draw(pools: list[Tensor], n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

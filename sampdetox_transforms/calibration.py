@@ -15,6 +15,7 @@ from torch import Tensor
 from sampdetox_transforms.checkpoints import WeightsFileError, verify_sha256, write_atomically
 from sampdetox_transforms.localisation import local_suspicion
 from sampdetox_transforms.restorer import Restorer
+from sampdetox_transforms.search_scale import shrink
 
 RESTORER_FOLDER = Path(__file__).parent / "weights" / "restorer"
 RESTORER, CALIBRATION = "restorer.safetensors", "calibration.json"
@@ -91,7 +92,7 @@ def calibrate(
         ValueError: a rate outside (0, 1), or so few images that it cannot be measured.
     """
     check_rate(false_alarm_rate)
-    answers = [restorer(batch) for batch in batches]
+    answers = [restorer(shrink(batch)) for batch in batches]
     local = torch.cat([local_suspicion(a.local) for a in answers]) if answers else torch.zeros(0)
     dense = torch.cat([a.dense for a in answers]) if answers else torch.zeros(0)
     needed = round(1 / (false_alarm_rate * min(SHARES.values())))

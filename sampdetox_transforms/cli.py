@@ -210,15 +210,15 @@ def add_method_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--weights", metavar="WEIGHTS", help="a name ('sampdetox weights list'), a folder, or user/repo[@revision] on "
         "the Hub (default: the library's, downloaded once; 'bundled' needs no network)")  # fmt: skip
-    add("--preset", help="ddim, restore, paper, paper-linear or authors-code (default: ddim); the flags below "
+    add("--preset", help="restore, ddim, paper, paper-linear or authors-code (default: restore); the flags below "
         "change it")  # fmt: skip
     add("--t1", type=number, metavar="LEVEL", help="noise level of the global stage, 0 or more, at most what the "
-        "weights know (default: 20, or the preset's)")  # fmt: skip
-    add("--t2", type=number, metavar="LEVEL", help="highest noise level of the local stage, as --t1 (default: 120, or "
-        "the preset's)")  # fmt: skip
-    add("--sampler", help="ddim or ddpm (default: ddim, or the preset's)")
+        "weights know (default: the preset's; restore 12, others 20)")  # fmt: skip
+    add("--t2", type=number, metavar="LEVEL", help="highest noise level of the local stage, as --t1 (default: the "
+        "preset's, 120)")  # fmt: skip
+    add("--sampler", help="ddim or ddpm (default: the preset's, ddim)")
     add("--stride", type=number, metavar="LEVELS", help="levels between two network calls, above 0; 1 for the paper's "
-        "ddpm (default: 20, or the preset's)")  # fmt: skip
+        "ddpm (default: the preset's, 20)")  # fmt: skip
     add("--seed", type=int, help="any whole number: a picture's result is then the same at any time, in any batch "
         "(default: fresh noise each time)")  # fmt: skip
     add("--dtype", choices=DTYPES, default="auto", help="what the networks compute in; auto is bfloat16 where the "
@@ -343,7 +343,7 @@ def add_benchmark(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Run it on a machine that does nothing else: all numbers are medians of wall-clock times."
     parser.add_argument("--weights", default="bundled", metavar="WEIGHTS", help="denoiser: a name, a folder, or "
         "user/repo[@revision] on the Hub (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--preset", default="ddim", help="settings to measure, as for purify (default: %(default)s)")
+    parser.add_argument("--preset", default="restore", help="settings to measure, as for purify (default: %(default)s)")
     parser.add_argument("--batch-sizes", type=widths, default=(1, 8, 64), metavar="N,N,...", help="images at once, "
         "each 1 or more (default: 1,8,64)")  # fmt: skip
     parser.add_argument("-o", "--out", type=Path, metavar="JSON", help="file for the numbers; the table goes beside it "
@@ -783,14 +783,12 @@ def read_dtype(name: str) -> "torch.dtype | None":
 
 def make_detox(args: argparse.Namespace) -> "SampDetox":
     """``SampDetox`` with the settings of ``add_method_flags``; flags change what the preset sets."""
-
-    from sampdetox_transforms.presets import get_preset
     from sampdetox_transforms.transforms import SampDetox
 
     given = {name: getattr(args, name) for name in ("t1", "t2", "sampler", "stride")}
     settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if args.preset is not None:
-        settings = {"preset": replace(get_preset(args.preset), **settings)}
+        settings["preset"] = args.preset
     if args.weights is not None:
         settings["weights"] = args.weights
     settings["batch_size"] = getattr(args, "batch_size", None)

@@ -151,7 +151,7 @@ def run_demo(
     """
     from sampdetox_transforms.panel import draw_panel, explanation_row
 
-    detox, classifier = SampDetox("bundled", device=device, seed=seed), load_classifier()
+    detox, classifier = SampDetox("bundled", preset="ddim", device=device, seed=seed), load_classifier()
     signs, labels = draw_signs(n, seed)
     lines = [
         f"{'trigger':20} {'sign':9} {'label before':13} {'label after':12} "

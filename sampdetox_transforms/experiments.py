@@ -59,15 +59,24 @@ class Tools:
     device: str | torch.device = "cpu"
     n_slow: int | None = 20
 
-    def sampdetox(self, name: str, preset: Preset, *, n: int | None = None, denoiser: Any = None) -> Column:
+    def sampdetox(
+        self,
+        name: str,
+        preset: Preset,
+        *,
+        n: int | None = None,
+        denoiser: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> Column:
         """SampDetox with all settings of a preset."""
         weights = self.denoiser if denoiser is None else denoiser
 
         def build(model: Any) -> SampDetox:
-            return SampDetox(weights, preset=preset, seed=self.seed, dtype=self.dtype, device=self.device)
+            return SampDetox(weights, preset=preset, seed=self.seed, dtype=dtype or self.dtype, device=self.device)
 
         source = source_of(weights) if isinstance(weights, Denoiser) else "none"
-        return Column(name=name, build=build, settings={**vars(preset), "weights": source}, n=n)
+        settings = {**vars(preset), "weights": source, **({} if dtype is None else {"dtype": str(dtype)})}
+        return Column(name=name, build=build, settings=settings, n=n)
 
     def baseline(self, name: str, make: Callable[..., Any], *, n: int | None = None, **settings: Any) -> Column:
         """A defense of this package: ``make(model, seed=..., **settings)``."""
@@ -150,9 +159,22 @@ def strides(tools: Tools) -> list[Column]:
     return [tools.sampdetox(f"stride={s}", replace(PRESETS["ddim"], stride=s)) for s in STRIDES]
 
 
+def precision(tools: Tools) -> list[Column]:
+    """What bfloat16 costs: the same images and noise, computed in both."""
+    return [
+        tools.sampdetox(f"{preset}, {str(dtype).removeprefix('torch.')}", PRESETS[preset], dtype=dtype)
+        for preset in ("ddim", "restore")
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+
+
 def without_and_with(tools: Tools) -> list[Column]:
-    """Tables 14 and 15: no defense, and SampDetox."""
-    return [NO_DEFENSE, tools.sampdetox("sampdetox", PRESETS["ddim"])]
+    """Tables 14 and 15: no defense, Algorithm 1, and the search."""
+    return [
+        NO_DEFENSE,
+        tools.sampdetox("sampdetox", PRESETS["ddim"]),
+        tools.sampdetox("sampdetox-restore", PRESETS["restore"]),
+    ]
 
 
 def _bdmae(tools: Tools) -> Column:
@@ -195,6 +217,7 @@ EXPERIMENTS = {
     "transformations": Experiment("Table 8: transformations", transformations, _in(TABLE_8)),
     "samplers": Experiment("Table 12: DDPM and DDIM", samplers, _in(TABLE_12)),
     "strides": Experiment("Fewer network calls: DDIM with longer steps", strides),
+    "precision": Experiment("bfloat16 beside float32", precision),
     "adaptive": Experiment(
         "Table 14: attacks that train with noise", without_and_with, _adaptive, ("wanet", "badnets")
     ),

@@ -1,4 +1,4 @@
-"""Named settings of the method: the paper's, the authors' code, and this package's default."""
+"""Named settings of the method: the paper's, the authors' code, and this package's own."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -43,7 +43,7 @@ class Preset:
         gate: "own-level" (a pixel moves from its own level on, and ends at 0), or "authors-code".
         noise: "fresh" for each stage and image, or "shared" by all, with whole-number levels (the authors' code).
         local_stage: "noise" noises by the map (the paper's), or "restore" searches for triggers and fills them
-            (``restoration.py``): t2 is then the level for images with a dense trigger, and the map settings unused.
+            (``restoration.py``): t2 is then the level for images with a dense trigger, and there is no map.
     """
 
     schedule: str | None = None
@@ -79,6 +79,13 @@ class Preset:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}. Leave it out for the default.")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must be in [0, 1], got {self.eta}. 0 is deterministic, 1 is as random as DDPM.")
+        if self.local_stage == "restore":
+            for name in MAP_SETTINGS:
+                if getattr(self, name) != getattr(Preset, name):
+                    raise ValueError(
+                        f"{name} must be left out where triggers are looked for (local_stage 'restore' has no map), "
+                        f"got {getattr(self, name)!r}. Take preset='ddim', which has one."
+                    )
         if self.local_stage == "restore" and self.gate == "authors-code":
             raise ValueError("the authors' code has no search, got local_stage='restore'. Start from preset 'restore'.")
         if (self.gate == "authors-code") != (self.noise == "shared"):
@@ -133,6 +140,7 @@ class Preset:
         return difference if self.direction == "dissimilarity" else 1 - difference
 
 
+MAP_SETTINGS = ("map", "window", "data_range", "direction", "normalisation", "scale")
 AUTHORS_CODE: dict[str, Any] = {field.name: field.default for field in fields(Preset)} | {
     "schedule": "linear",
     "t1": 120,
@@ -156,6 +164,8 @@ PRESETS = {
     "paper-linear": replace(PAPER, schedule="linear"),
     "authors-code": Preset(**AUTHORS_CODE),
 }
+
+DEFAULT = "restore"
 
 
 def get_preset(preset: str | Preset) -> Preset:

@@ -17,6 +17,7 @@ from sampdetox_transforms.restorer import Answer, Restorer
 from sampdetox_transforms.sampdetox import Purified, global_stage
 from sampdetox_transforms.samplers import Denoiser, Noise, Step, ddim_step, grid
 from sampdetox_transforms.schedule import Schedule
+from sampdetox_transforms.search_scale import enlarge, enlarge_map, shrink
 
 
 def purify_and_restore(
@@ -35,6 +36,8 @@ def purify_and_restore(
     margin: int = 1,
     looks: int = 2,
     largest: float = 0.4,
+    estimate: bool = True,
+    doubt: float = 2.0,
     noise: Noise = fresh_noise,
 ) -> Purified:
     """The global stage for every image, and for those with a trigger a local stage that restores its region.
@@ -51,26 +54,32 @@ def purify_and_restore(
         margin: pixels that the mask is grown by, for images of 32 pixels.
         looks: how often the image is searched, the first time included.
         largest: share of the pixels from which on a mask is too large to be filled; the trigger counts as dense.
+        estimate: start from ``expected``, which takes away a part of what is too faint to be flagged, instead of from
+            the image.
+        doubt: see ``expected``.
 
     Network calls: 2 for an image without a trigger at t1 <= stride; at most 2 * looks + 3 otherwise, and one more
     for each stride of t2.
     """
     levels = grid(t1, stride)
-    stage1 = global_stage(x0, denoiser, schedule, levels, step, noise)
-    answer = restorer(x0)
+    small = shrink(x0)
+    answer = restorer(small)
+    x = expected(small, answer, doubt) if estimate else small
+    stage1 = global_stage(enlarge(x0, small, x), denoiser, schedule, levels, step, noise)
     suspicion = local_suspicion(answer.local)
     share = calibration.clean_share(suspicion, answer.dense)
     flagged = share.detach() < calibration.false_alarm_rate
-    mask = torch.zeros_like(answer.local, dtype=torch.bool)
-    timestep_map = torch.zeros_like(answer.local, dtype=torch.float64)
+    mask = torch.zeros_like(x0[:, :1], dtype=torch.bool)
+    timestep_map = torch.zeros_like(mask, dtype=torch.float64)
     calls = torch.full((len(x0),), len(levels), device=x0.device)
     image = stage1
     index = flagged.nonzero()[:, 0]
     if len(index):
         first = Answer(*(part[index] for part in answer))
         filled, found, dense, looked = remove_trigger(
-            x0[index], first, restorer, calibration, seed=seed, low=low, margin=margin, looks=looks, largest=largest
+            x[index], first, restorer, calibration, seed=seed, low=low, margin=margin, looks=looks, largest=largest
         )
+        filled, found = enlarge(x0[index], small[index], filled, found), enlarge_map(found.to(x0), x0) > 0
         again, level = torch.empty_like(filled), torch.where(dense, float(t2), float(t1))
         for these, start in ((~dense, t1), (dense, t2)):
             if these.any():
@@ -82,7 +91,7 @@ def purify_and_restore(
         diffusions = torch.where(dense, len(grid(t2, stride)) - 1, len(levels) - 1)
         calls = calls.index_put((index,), calls[index] + looked + diffusions)
     sigma1, sigma2 = float(schedule.sigma(t1)), float(schedule.sigma(t2))
-    probability = answer.local.double().sigmoid()
+    probability = enlarge_map(answer.local, x0).double().sigmoid()
     return Purified(image, stage1, probability, timestep_map, calls, sigma1, sigma2, mask, suspicion, share)
 
 
@@ -128,6 +137,15 @@ def remove_trigger(
             index, wider = index[fits], wider[fits]
             mask = mask.index_put((index,), wider)
     return filled, mask, dense, calls
+
+
+def expected(x: Float[Tensor, "b c h w"], answer: Answer, doubt: float) -> Float[Tensor, "b c h w"]:
+    """The image without a trigger, as far as one is likely: x + P(trigger) (E[image | trigger] - x), pixel by pixel.
+
+    ``doubt`` is taken off the logits: in training every second image had a trigger, in use few have.
+    """
+    dense, local = (answer.dense - doubt).sigmoid()[:, None, None, None], (answer.local - doubt).sigmoid()
+    return torch.lerp(x, answer.image, 1 - (1 - dense) * (1 - local)).clamp(-1, 1)
 
 
 def locate(logits: Float[Tensor, "b 1 h w"], *, seed: float, low: float, margin: int) -> Bool[Tensor, "b 1 h w"]:

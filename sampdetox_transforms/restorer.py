@@ -14,7 +14,8 @@ class Answer(NamedTuple):
     """What the network says of a batch.
 
     Attributes:
-        image: (b, c, h, w), the image without a trigger; erased pixels are predicted from those around them.
+        image: (b, c, h, w), what each pixel would be without a trigger, if one lies on it; erased pixels are predicted
+            from those around them.
         local: (b, 1, h, w), logit that a pixel belongs to a trigger that covers a part of the image.
         dense: (b,), logit that the image carries a trigger that covers all of it.
     """

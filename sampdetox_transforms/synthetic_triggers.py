@@ -9,6 +9,7 @@ Sizes are given for images of 32 pixels and grow with the shorter side.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -39,14 +40,9 @@ def local_triggers(images: Images, generator: Generator) -> tuple[Images, Bool[T
     return torch.where(kind < 0.8, pasted, added), (region > 0.3) | (shape > 0)
 
 
-def dense_triggers(images: Images, generator: Generator) -> tuple[Images, Bool[Tensor, " n"]]:
-    """A trigger all over each image, and whether it can be undone (one that moves pixels cannot)."""
-    kind, undone = choose(len(images), [weight for _, weight in DENSE], images, generator), images.clone()
-    for k, (function, _) in enumerate(DENSE):
-        index = (kind == k).nonzero()[:, 0]
-        if len(index):
-            undone[index] = function(images[index], images, generator)
-    return undone.clamp(0, 1), kind != len(DENSE) - 1
+def dense_triggers(images: Images, generator: Generator) -> Images:
+    """A trigger all over each image."""
+    return mixture(DENSE, images, generator).clamp(0, 1)
 
 
 def erasures(images: Images, generator: Generator) -> Bool[Tensor, "n 1 h w"]:
@@ -126,9 +122,11 @@ def rectangles(images: Images, every: Images, generator: Generator, low: float =
     return torch.maximum(v.abs(), u.abs()).le(1).to(images)
 
 
-def shapes_in_boxes(images: Images, every: Images, generator: Generator) -> Region:
+def shapes_in_boxes(
+    images: Images, every: Images, generator: Generator, low: float = 4, high: float = 13
+) -> Region:
     """Discs, rings, outlines, plus signs, crosses, triangles and checkered boxes."""
-    v, u = box(images, 4, 13, generator)
+    v, u = box(images, low, high, generator)
     inside = torch.maximum(v.abs(), u.abs()) <= 1
     radius = v.square() + u.square()
     bar = uniform((len(images), 1, 1, 1), 0.2, 0.45, images, generator)
@@ -351,8 +349,9 @@ def waves(images: Images, every: Images, generator: Generator) -> Images:
 def blends(images: Images, every: Images, generator: Generator) -> Images:
     """Mixed with 8 to 35 % of a picture: another image, or coloured shapes on a coloured ground."""
     n = len(images)
-    drawn = mixture(SHAPES, images, generator) + mixture(SHAPES, images, generator)
-    drawing = torch.lerp(colours(images, generator), mixture(CONTENTS, images, generator), drawn.clamp(max=1))
+    drawing = mixture(CONTENTS, images, generator)
+    for _ in range(4):
+        drawing = torch.lerp(drawing, colours(images, generator), mixture(LARGE_SHAPES, images, generator))
     picture = other_images(images, every, generator, 0.4, 1.5)
     picture = torch.where(uniform((n, 1, 1, 1), 0, 1, images, generator) < 0.6, picture, drawing)
     return torch.lerp(images, picture, uniform((n, 1, 1, 1), 0.08, 0.35, images, generator))
@@ -369,9 +368,11 @@ def noise_patterns(images: Images, every: Images, generator: Generator) -> Image
 
 
 def smooth_patterns(images: Images, every: Images, generator: Generator) -> Images:
-    """Plus or minus a smooth coloured pattern of 10 to 60 grey levels."""
+    """Plus or minus a smooth pattern of 10 to 60 grey levels, of one colour (tint, vignette) or of many."""
     n, c = images.shape[:2]
-    pattern = smooth_noise(images, c, generator, 3, 16)
+    pattern = smooth_noise(images, c, generator, 2, 16)
+    one = uniform((n, 1, 1, 1), 0, 1, images, generator) < 0.4
+    pattern = torch.where(one, pattern[:, :1] * uniform((n, c, 1, 1), 0, 1, images, generator), pattern)
     sign = torch.where(uniform((n, 1, 1, 1), 0, 1, images, generator) < 0.7, 1.0, -1.0)
     return images + sign * pattern * uniform((n, 1, 1, 1), 10, 60, images, generator) / 255
 
@@ -424,13 +425,14 @@ SHAPES = (
     (mirrored, 0.05),
     (several, 0.07),
 )
+LARGE_SHAPES = ((partial(rectangles, low=4, high=30), 0.3), (partial(shapes_in_boxes, low=6, high=36), 0.4), (lines, 0.1), (blobs, 0.2))
 CONTENTS = ((solid, 0.5), (two_colours, 0.13), (noise, 0.14), (gradient, 0.07), (sticker, 0.16))
 DENSE = (
-    (waves, 0.17),
-    (blends, 0.24),
-    (noise_patterns, 0.1),
-    (smooth_patterns, 0.14),
-    (fewer_colours, 0.12),
-    (encodings, 0.13),
-    (warps, 0.1),
+    (waves, 0.12),
+    (blends, 0.28),
+    (noise_patterns, 0.08),
+    (smooth_patterns, 0.2),
+    (fewer_colours, 0.1),
+    (encodings, 0.11),
+    (warps, 0.11),
 )

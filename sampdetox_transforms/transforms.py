@@ -23,7 +23,7 @@ from sampdetox_transforms.calibration import Calibration, calibrate, load_restor
 from sampdetox_transforms.checkpoints import DetoxWeights, load_denoiser
 from sampdetox_transforms.noise import SeededNoise, fresh_noise
 from sampdetox_transforms.precision import fastest_dtype, set_precision
-from sampdetox_transforms.presets import Preset, get_preset
+from sampdetox_transforms.presets import DEFAULT, Preset, get_preset
 from sampdetox_transforms.sampdetox import Purified, on_schedule
 from sampdetox_transforms.schedule import Schedule
 
@@ -63,7 +63,7 @@ class Explanation:
 
 
 class SampDetox(v2.Transform):
-    """Take backdoor triggers out of images (SampDetox, NeurIPS 2024, Algorithm 1), without access to a classifier.
+    """Take backdoor triggers out of images (SampDetox, NeurIPS 2024, and past it), without access to a classifier.
 
     Takes PIL images (L or RGB), ``tv_tensors.Image`` and ``Video``, and tensors: uint8, or float in [0, 1], of shape
     (c, h, w) or (n, c, h, w) or with more leading dimensions, c = 1 or 3, any height and width. The result has the
@@ -73,15 +73,15 @@ class SampDetox(v2.Transform):
     Args:
         weights: a ``DetoxWeights`` member or its name ("bundled" needs no network), ``"user/repo[@revision]"`` on the
             Hub, a folder in diffusers' format, a (network, schedule) pair, or a ``Denoiser``.
+        preset: "restore" (``restoration.py``: triggers are looked for and filled), "ddim" (Algorithm 1 in 7 network
+            calls), "paper", "paper-linear", "authors-code", or a ``Preset``. The settings below change it where given.
         t1: noise level of the global stage (faint triggers); the paper's is 20.
         t2: highest noise level of the local stage (visible triggers); the paper's is 120.
         sampler: "ddim" or "ddpm".
         stride: levels between two network calls; 20 is the paper's speed-up pace. DDPM walks every level: give 1.
         eta: DDIM's stochasticity in [0, 1].
-        schedule: what the levels mean: "linear", "scaled_linear", "cosine", or None for the network's own schedule.
-        map, window, data_range, direction, normalisation, scale, variance_type: see ``Preset``.
-        preset: a name ("ddim", "restore", "paper", "paper-linear", "authors-code") or a ``Preset``, in place of all
-            of the above from ``t1`` on.
+        schedule: what the levels mean: "linear", "scaled_linear" or "cosine" (presets: mostly the network's own).
+        map, window, data_range, direction, normalisation, scale, variance_type: see ``Preset``; "restore" has no map.
         mean, std: undo a normalisation before, and redo it after; for a transform placed behind ``Normalize``.
         device: where to compute. None: where the module is (``.to`` moves it), or on the input's accelerator.
         dtype: what the networks compute in; None for bfloat16 where the processor or card has it, and float32
@@ -103,20 +103,20 @@ class SampDetox(v2.Transform):
         self,
         weights: Any = DetoxWeights.DEFAULT,
         *,
-        t1: float = 20,
-        t2: float = 120,
-        sampler: str = "ddim",
-        stride: float = 20,
-        eta: float = 0.0,
+        preset: str | Preset = DEFAULT,
+        t1: float | None = None,
+        t2: float | None = None,
+        sampler: str | None = None,
+        stride: float | None = None,
+        eta: float | None = None,
         schedule: str | None = None,
-        map: str = "ssim",
-        window: str = "uniform",
-        data_range: float = 255.0,
-        direction: str = "dissimilarity",
-        normalisation: str = "minmax",
-        scale: float = 1.0,
-        variance_type: str = "fixed_small",
-        preset: str | Preset | None = None,
+        map: str | None = None,
+        window: str | None = None,
+        data_range: float | None = None,
+        direction: str | None = None,
+        normalisation: str | None = None,
+        scale: float | None = None,
+        variance_type: str | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         device: str | torch.device | None = None,
@@ -128,22 +128,23 @@ class SampDetox(v2.Transform):
         token: str | bool | None = None,
     ):
         super().__init__()
-        given = Preset(
-            schedule=schedule,
-            t1=t1,
-            t2=t2,
-            sampler=sampler,
-            stride=stride,
-            eta=eta,
-            map=map,
-            window=window,
-            data_range=data_range,
-            direction=direction,
-            normalisation=normalisation,
-            scale=scale,
-            variance_type=variance_type,
-        )
-        self.settings = _choose(given, preset)
+        given = {
+            "schedule": schedule,
+            "t1": t1,
+            "t2": t2,
+            "sampler": sampler,
+            "stride": stride,
+            "eta": eta,
+            "map": map,
+            "window": window,
+            "data_range": data_range,
+            "direction": direction,
+            "normalisation": normalisation,
+            "scale": scale,
+            "variance_type": variance_type,
+        }
+        changes = {name: value for name, value in given.items() if value is not None}
+        self.settings = replace(get_preset(preset), **changes)
         self.normalisation = check_normalisation(mean, std)
         if batch_size is not None and (
             isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1
@@ -174,7 +175,8 @@ class SampDetox(v2.Transform):
     def __repr__(self) -> str:
         s = self.settings
         text = f"weights={self.denoiser.source!r}, t1={s.t1}, t2={s.t2}, sampler={s.sampler!r}, stride={s.stride}"
-        return f"SampDetox({text}, map={s.map!r}, schedule={self.schedule.name!r}, seed={self.seed})"
+        second = f"local_stage={s.local_stage!r}" if s.local_stage == "restore" else f"map={s.map!r}"
+        return f"SampDetox({text}, {second}, schedule={self.schedule.name!r}, seed={self.seed})"
 
     def extra_repr(self) -> str:
         return ""
@@ -259,7 +261,7 @@ class SampDetox(v2.Transform):
             ValueError: a preset without a search, too few images, a rate outside (0, 1), or what a call refuses.
         """
         if self.restorer is None:
-            raise ValueError("only preset='restore' has thresholds to calibrate, got another. Build SampDetox with it.")
+            raise ValueError("only preset='restore' (the default) has thresholds to calibrate, got another. Build SampDetox with it.")
         batches = [images] if isinstance(images, IMAGE_TYPES) or is_pure_tensor(images) else images
         self.calibration = calibrate(
             self.restorer, self._core_batches(batches), false_alarm_rate=false_alarm_rate, data=data
@@ -480,7 +482,7 @@ class DetoxWrapper(nn.Module):
         if return_suspicion and detox.restorer is None:
             raise ValueError(
                 "return_suspicion needs a detox that searches for triggers, got one that does not. "
-                "Build it with SampDetox(preset='restore')."
+                "Build it with preset='restore', the default."
             )
         self.model, self.passes, self.return_suspicion = model, passes, return_suspicion
         self.detox = detox if normalisation is None else detox.with_normalisation(*normalisation)
@@ -559,21 +561,6 @@ def check_device(device: str | torch.device | None) -> torch.device | None:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device must be one that is available, got {str(device)!r}: {reason}. Use 'cpu'.") from error
     return device
-
-
-def _choose(given: Preset, preset: str | Preset | None) -> Preset:
-    if preset is None:
-        return given
-    chosen, default = get_preset(preset), Preset()
-    changed = [name for name, value in vars(given).items() if value != getattr(default, name)]
-    clash = [name for name in changed if getattr(given, name) != getattr(chosen, name)]
-    if clash:
-        name = clash[0]
-        raise ValueError(
-            f"a preset sets everything, got preset={preset!r} and {name}={getattr(given, name)!r}. Leave one out, or "
-            f"pass preset=dataclasses.replace(PRESETS[...], {name}={getattr(given, name)!r})."
-        )
-    return chosen
 
 
 def _channels(values: Sequence[float], like: Tensor) -> Tensor:

@@ -82,13 +82,13 @@ def test_parts_are_told_apart(clock, monkeypatch):
     monkeypatch.setattr(transforms, "fresh_noise", clock.passes(1, transforms.fresh_noise))
     monkeypatch.setattr(presets, "dissimilarity_map", clock.passes(3, presets.dissimilarity_map))
     monkeypatch.setattr(SampDetox, "_to_core", clock.passes(5, SampDetox._to_core))
-    detox = SampDetox(slow(clock), batch_size=4)
+    detox = SampDetox(slow(clock), preset="ddim", batch_size=4)
     parts = benchmark.measure_parts(detox, pixels(4), repeats=3)
     assert parts == {"network": 7 * (2 * 4 + 0.5), "SSIM map": 3, "noise": 2, "rest": 5}
 
 
 def test_measuring_parts_leaves_the_transform_as_it_was(tiny):
-    detox = SampDetox(str(tiny), seed=0)
+    detox = SampDetox(str(tiny), preset="ddim", seed=0)
     before, settings = detox(pixels()), detox.settings
     parts = benchmark.measure_parts(detox, pixels(), repeats=1)
     assert list(parts) == list(benchmark.PARTS) and all(seconds > 0 for seconds in parts.values())
@@ -123,7 +123,7 @@ def test_noise_with_a_clock_is_the_same_noise(clock):
 
 
 def test_a_batch_is_measured_in_seconds_calls_and_flop(clock):
-    detox = SampDetox(slow(clock), batch_size=1)
+    detox = SampDetox(slow(clock), preset="ddim", batch_size=1)
     found = benchmark.measure_batch(detox, pixels(4), rate=1e6, flop=17, repeats=3)
     assert found.batch_size == 4 and found.calls_per_image == 7
     assert found.seconds == [7 * 8.5] * 3, "the batch did not go through the network at once"
@@ -188,7 +188,7 @@ def test_a_classifier_alone_and_behind(clock, dtype):
             assert x.dtype == self.linear.weight.dtype == dtype
             return self.linear(x.flatten(1))
 
-    detox = SampDetox(slow(clock), dtype=dtype)
+    detox = SampDetox(slow(clock), preset="ddim", dtype=dtype)
     found = benchmark.measure_defended(detox, Counted(), pixels(2), "counted", repeats=2)
     assert found == benchmark.DefendedSpeed("counted", 2, 10, 10 + 7 * 4.5, (10 + 7 * 4.5) / 10)
 
@@ -211,7 +211,7 @@ def test_the_naive_loop_is_the_authors_algorithm():
 
 @pytest.mark.parametrize(("every", "walked"), [(1, 240), (10, 24), (7, 36), (120, 2)])
 def test_levels_that_are_not_walked_are_extrapolated(clock, every, walked):
-    detox = SampDetox(slow(clock, seconds=0.5))  # a second a call at batch 1
+    detox = SampDetox(slow(clock, seconds=0.5), preset="ddim")  # a second a call at batch 1
     found = benchmark.measure_naive(detox, pixels(2, 4), speed(images_per_second=4.0), every=every)
     assert (found.images, found.levels, found.levels_walked, found.batch_size) == (2, 240, walked, 4)
     assert found.seconds_per_image == pytest.approx(240) and found.paper_seconds_per_image == pytest.approx(140)
@@ -220,13 +220,13 @@ def test_levels_that_are_not_walked_are_extrapolated(clock, every, walked):
 
 def test_what_is_done_once_is_not_extrapolated(clock, monkeypatch):
     monkeypatch.setattr(benchmark, "ssim_map", clock.passes(1000, benchmark.ssim_map))
-    detox = SampDetox(slow(clock, seconds=0.5))
+    detox = SampDetox(slow(clock, seconds=0.5), preset="ddim")
     found = benchmark.measure_naive(detox, pixels(1, 4), speed(), every=60)
     assert found.seconds_per_image == pytest.approx(1240)
 
 
 def test_a_denoiser_of_few_levels_walks_those_it_knows(clock, fast_denoiser):
-    detox = SampDetox(Denoiser(Slow(clock, 0.5), Schedule.named("linear"), max_level=41), t1=20, t2=40)
+    detox = SampDetox(Denoiser(Slow(clock, 0.5), Schedule.named("linear"), max_level=41), preset="ddim", t2=40)
     found = benchmark.measure_naive(detox, pixels(1, 4), speed(), every=10)
     assert (found.levels, found.levels_walked) == (80, 8)
     assert found.seconds_per_image == pytest.approx(80) and found.paper_seconds_per_image == pytest.approx(60)
@@ -247,7 +247,7 @@ def test_the_package_adds_little_to_the_import_of_torch():
 
 def test_everything_on_a_tiny_network(tiny):
     steps = []
-    result = benchmark.benchmark(SampDetox(str(tiny)), pixels(), progress=steps.append, **QUICK)
+    result = benchmark.benchmark(SampDetox(str(tiny), preset="ddim"), pixels(), progress=steps.append, **QUICK)
     assert [batch.batch_size for batch in result.batches] == [1, 2]
     for batch in result.batches:
         assert len(batch.seconds) == 2
@@ -277,7 +277,7 @@ def test_everything_on_a_tiny_network(tiny):
 
 def test_grey_networks_are_measured_too(tiny_grey):
     settings = {**QUICK, "batch_sizes": (2,), "naive_images": 0, "repeats": 1}
-    result = benchmark.benchmark(SampDetox(str(tiny_grey)), pixels(), **settings)
+    result = benchmark.benchmark(SampDetox(str(tiny_grey), preset="ddim"), pixels(), **settings)
     assert result.naive is None and result.batches[0].calls_per_image == 21
 
 

@@ -22,7 +22,7 @@ from sampdetox_transforms import pictures as pictures_module
 from sampdetox_transforms.checkpoints import SAFETENSORS, DetoxWeights, DownloadError
 from sampdetox_transforms.demo import TRIGGERS, draw_signs
 
-IDENTITY = ("--t1", "0", "--t2", "0")
+IDENTITY = ("--preset", "ddim", "--t1", "0", "--t2", "0")
 TINY_RUN = (
     *("--size", 8, "--block-out-channels", "8,8", "--batch-size", 2),
     *("--workers", 0, "--no-bf16", "--warmup", 0, "--device", "cpu"),
@@ -556,7 +556,7 @@ def test_flags_reach_the_transform(weights):
     assert (s.schedule, s.sampler, s.stride, s.t1, s.t2) == ("cosine", "ddpm", 1, 20, 80.5)
     assert (paper.seed, paper.denoiser.dtype, paper.batch_size) == (7, torch.bfloat16, 5)
     s = detox("--sampler", "ddpm", "--stride", "10", "--t1", "30").settings
-    assert (s.sampler, s.stride, s.t1, s.t2) == ("ddpm", 10, 30, 120)
+    assert (s.local_stage, s.sampler, s.stride, s.t1, s.t2) == ("restore", "ddpm", 10, 30, 120)
 
 
 # inspect
@@ -565,12 +565,12 @@ def test_flags_reach_the_transform(weights):
 def test_inspect_draws_and_reports(run, weights, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     source = save(tmp_path / "in/a.png", colours())
-    status, out, err = run("inspect", source, "--weights", weights, "--seed", 0)
+    status, out, err = run("inspect", source, "--weights", weights, "--preset", "ddim", "--seed", 0)
     assert (status, err) == (0, "")
     assert files(tmp_path) == ["a-panel.png", "in/a.png"]
     assert pixels(tmp_path / "a-panel.png").shape[1] > 1000
     facts = dict(line.split("  ", 1) for line in out.splitlines())
-    detox = transforms.SampDetox(weights, seed=0)
+    detox = transforms.SampDetox(weights, preset="ddim", seed=0)
     with Image.open(source) as image:
         explained = detox.explain(image)
     change = np.abs(np.asarray(explained.image).astype(float) - colours()).mean()
@@ -799,7 +799,7 @@ def test_demo_is_wired(run, tmp_path, monkeypatch):
 
 def test_an_explanation_becomes_six_tiles(weights):
     image = torch.tensor(colours(size=(8, 8, 3))).permute(2, 0, 1)
-    detox = transforms.SampDetox(weights, seed=0)
+    detox = transforms.SampDetox(weights, preset="ddim", seed=0)
     alone, batch = detox.explain(image), detox.explain(torch.stack([image.flip(1), image]))
     row, same = panel.explanation_row(image, alone, t2=120, factor=2), panel.explanation_row(image, batch, 1, factor=2)
     assert len(row) == 6 and row[3].high == 120

@@ -78,7 +78,7 @@ def test_preset_has_its_published_settings(name, settings):
     assert {key: preset[key] for key in settings} == settings
 
 
-def test_there_are_no_other_presets_and_the_default_is_ddim():
+def test_there_are_no_other_presets_and_those_settings_are_of_ddim():
     assert set(PRESETS) == {"ddim", "restore", "paper", "paper-linear", "authors-code"}
     assert Preset() == get_preset("ddim")
 

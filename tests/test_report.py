@@ -138,7 +138,8 @@ def test_a_report_changes_no_result(run, tree, tmp_path, tiny):
 
 
 def test_a_preset_without_search_leaves_its_columns_empty_and_shows_the_map(run, tree, tmp_path, tiny):
-    command = ("purify", tree, tmp_path / "out", "--weights", tiny, "--seed", 0, "--device", "cpu", "--overwrite")
+    command = ("purify", tree, tmp_path / "out", "--weights", tiny, "--preset", "ddim", "--seed", 0)
+    command += ("--device", "cpu", "--overwrite")
     run(*command, "--report", tmp_path / "found.csv")
     for row in rows_of(tmp_path / "found.csv"):
         empty = {name for name, value in row.items() if not value}
@@ -149,7 +150,7 @@ def test_a_preset_without_search_leaves_its_columns_empty_and_shows_the_map(run,
     page = Page((tmp_path / "found.html").read_text())
     shown = page.images()[1]
     with Image.open(tree / "a-clean.png") as image:
-        explained = SampDetox(tiny, seed=0).explain(image)
+        explained = SampDetox(tiny, preset="ddim", seed=0).explain(image)
     assert (shown.ndim, shown.max()) == (2, 255)
     assert shown.argmax() == int(explained.ssim_map.argmax())
     assert "map: changed by stage 1" in page.rows[0] and "treated as triggered" not in page.text
@@ -256,7 +257,7 @@ def test_a_report_that_exists_is_kept(run, tree, tmp_path, tiny):
 
 def test_what_was_skipped_is_counted(run, tree, tmp_path, tiny):
     (tree / "b-no-picture.png").unlink()
-    command = ("purify", tree, tmp_path / "out", "--weights", tiny, "--report")
+    command = ("purify", tree, tmp_path / "out", "--weights", tiny, "--preset", "ddim", "--report")
     assert run(*command, tmp_path / "1.html")[0] == 0
     (tmp_path / "out/a-clean.png").unlink()
     assert run(*command, tmp_path / "2.html")[0] == 0
@@ -330,7 +331,7 @@ def test_only_the_most_suspicious_keep_their_pictures(monkeypatch):
 
 def test_a_long_run_keeps_few_pictures(tiny):
     rows: list[Row] = []
-    detox = SampDetox(tiny, t1=0, t2=0)
+    detox = SampDetox(tiny, preset="ddim", t1=0, t2=0)
     note = report.collect(rows, detox.calibration, pictures=True)
     images = torch.rand(30, 3, 4, 4)
     explained = detox.explain(images)

@@ -33,6 +33,7 @@ from torchvision.transforms.v2 import functional
 from sampdetox_transforms import PRESETS, Denoiser, DetoxWrapper, SampDetox, Schedule, load_denoiser, precision, purify
 from sampdetox_transforms import transforms as transforms_module
 from sampdetox_transforms.noise import SeededNoise
+from sampdetox_transforms.presets import DEFAULT
 
 LINEAR = Schedule.named("linear")
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -94,7 +95,7 @@ def test_result_is_that_of_purify_on_minus_one_to_one(fast_denoiser):
     images = pixels(2, 3, 6, 5)
     x0 = images * 2 - 1
     expected = purify(x0, fast_denoiser, LINEAR, t1=30, t2=90, stride=15, noise=SeededNoise(x0, 4))
-    result = SampDetox(fast_denoiser, t1=30, t2=90, stride=15, seed=4).explain(images)
+    result = SampDetox(fast_denoiser, preset="ddim", t1=30, t2=90, stride=15, seed=4).explain(images)
     torch.testing.assert_close(result.image, (expected.image + 1) / 2, rtol=0, atol=1e-6)
     torch.testing.assert_close(result.stage1, (expected.stage1 + 1) / 2, rtol=0, atol=1e-6)
     torch.testing.assert_close(result.timestep_map, expected.timestep_map)
@@ -120,7 +121,7 @@ def test_grey_network_takes_the_colours_one_by_one(grey_detox):
 @pytest.mark.parametrize("kind", IMAGES)
 def test_levels_of_zero_are_the_identity_and_call_no_network(forbidden, kind):
     image = IMAGES[kind]()
-    result = SampDetox(forbidden, t1=0, t2=0)(image)
+    result = SampDetox(forbidden, preset="ddim", t1=0, t2=0)(image)
     exact = isinstance(image, PIL.Image.Image) or image.dtype == torch.uint8
     assert_same_kind(result, image)
     assert_close(result, image, exact=exact)
@@ -224,7 +225,7 @@ def test_seed_decides_the_result(tiny):
     assert_same_kind(SampDetox(tiny, t2=40, seed=-(2**70))(image), image)
 
 
-@pytest.mark.parametrize("settings", [{}, {"eta": 1.0}, {"sampler": "ddpm"}, {"map": "squared_error"}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"eta": 1.0}, {"sampler": "ddpm"}, {"preset": "ddim", "map": "squared_error"}], ids=str)
 def test_result_depends_on_neither_batch_nor_order(tiny, settings):
     images = pixels(5, 3, HEIGHT, WIDTH)
     expected = torch.stack([SampDetox(tiny, t2=40, seed=0, **settings)(image) for image in images])
@@ -341,7 +342,7 @@ def test_cpu_in_a_forked_worker_is_fine(detox):
 def test_repr_is_one_line_without_the_network(detox):
     text = repr(detox)
     assert "\n" not in text and "Conv2d" not in text and len(text) < 300
-    for part in ("SampDetox(", "weights=", "t1=20", "t2=40", "sampler='ddim'", "stride=20", "seed=0"):
+    for part in ("SampDetox(", "weights=", "t1=12", "t2=40", "sampler='ddim'", "stride=20", "local_stage='restore'", "seed=0"):
         assert part in text
     assert text in repr(v2.Compose([detox]))
 
@@ -349,7 +350,7 @@ def test_repr_is_one_line_without_the_network(detox):
 @pytest.mark.parametrize("lead", [(), (2,), (2, 1)])
 def test_explanation_of_a_tensor(tiny, lead):
     images = pixels(*lead, 3, HEIGHT, WIDTH)
-    detox = SampDetox(tiny, seed=0)
+    detox = SampDetox(tiny, preset="ddim", seed=0)
     told = detox.explain(images)
     assert torch.equal(told.image, detox(images))
     assert_same_kind(told.stage1, images)
@@ -367,7 +368,7 @@ def test_explanation_of_a_tensor(tiny, lead):
 
 
 def test_explanation_of_a_picture(tiny):
-    detox = SampDetox(tiny, seed=0)
+    detox = SampDetox(tiny, preset="ddim", seed=0)
     told = detox.explain(picture(1))
     assert_close(told.image, detox(picture(1)))
     assert_same_kind(told.stage1, picture(1))
@@ -376,7 +377,7 @@ def test_explanation_of_a_picture(tiny):
 
 
 def test_explanation_of_a_grey_network_covers_the_three_colours(tiny_grey):
-    detox = SampDetox(tiny_grey, seed=0)
+    detox = SampDetox(tiny_grey, preset="ddim", seed=0)
     image = pixels(3, HEIGHT, WIDTH)
     told, parts = detox.explain(image), [detox.explain(image[c : c + 1]) for c in range(3)]
     assert int(told.network_calls) == 21
@@ -393,10 +394,15 @@ def test_presets_run(tiny, name, calls):
     assert detox.settings == PRESETS[name]
 
 
-def test_preset_may_be_an_object_and_repeat_its_own_settings(tiny):
+def test_preset_may_be_an_object_and_settings_change_it(tiny):
     changed = replace(PRESETS["paper"], t2=30)
     assert SampDetox(tiny, preset=changed).settings == changed
+    assert SampDetox(tiny, preset="paper", t2=30).settings == changed
     assert SampDetox(tiny, preset="paper", map="ssim", stride=1).settings == PRESETS["paper"]
+
+
+def test_the_default_is_to_look_for_triggers(tiny):
+    assert SampDetox(tiny).settings == PRESETS["restore"] == PRESETS[DEFAULT]
 
 
 def test_levels_of_another_schedule_mean_its_noise(fast_denoiser):
@@ -530,8 +536,8 @@ def test_rounding_of_short_floats_is_no_reason_to_refuse(detox):
         ({"variance_type": "large"}, ValueError, ("Did you mean 'fixed_large'",)),
         ({"preset": "papre"}, ValueError, ("preset must be one of", "got 'papre'", "'paper'")),
         ({"preset": "authors_code"}, ValueError, ("Did you mean 'authors-code'",)),
-        ({"preset": "paper", "t1": 30}, ValueError, ("preset='paper' and t1=30", "dataclasses.replace")),
-        ({"preset": "ddim", "sampler": "ddpm"}, ValueError, ("sampler='ddpm'",)),
+        ({"map": "squared_error"}, ValueError, ("map must be left out", "got 'squared_error'", "preset='ddim'")),
+        ({"preset": "authors-code", "eta": 0.5}, ValueError, ("authors' code fixes eta = 0.0, got 0.5",)),
         ({"batch_size": 0}, ValueError, ("batch_size must be", "got 0")),
         ({"batch_size": True}, ValueError, ("batch_size", "got True")),
         ({"batch_size": 2.5}, (ValueError, TypeError), ("batch_size", "got 2.5")),
