@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.datasets import ImageFolder
 
@@ -220,17 +220,54 @@ def train_victim(
     folder = image_folder(config.data, config.size)
     num_classes = len(folder.classes)
     dataset = Images(*materialise(folder), folder.classes)
-    torch.manual_seed(config.seed)
-    model = build_classifier(config.classifier, num_classes).to(device)
-    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-
+    model = new_classifier(config, num_classes).to(device)
     images, targets = poisoned_tensors(config, dataset, out, device, progress)
+    fit(model, images, targets, config, out / STATE, device=device, progress=progress)
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    write_atomically(out / CLASSIFIER, lambda path: save_file(weights, path))
+    about = {**asdict(config), "data": "/".join(Path(config.data).parts[-2:]), "classes": folder.classes}
+    about |= {name: Path(about[name]).name for name in ("surrogate", "picture") if about[name]}
+    write_atomically(out / ABOUT, lambda path: path.write_text(json.dumps(about, indent=2) + "\n"))
+    (out / STATE).unlink(missing_ok=True)
+    return load_victim(out, device=device)
+
+
+def new_classifier(config: VictimConfig, num_classes: int) -> nn.Module:
+    """The classifier with the random weights that the seed draws from torch's own generator, which it sets.
+
+    Cover images of WaNet are drawn from there next: ``poisoned_tensors`` gives the same again only after this.
+    """
+    torch.manual_seed(config.seed)
+    model = build_classifier(config.classifier, num_classes)
+    return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def fit(
+    model: nn.Module,
+    images: Float[Tensor, "n c h w"],
+    targets: Int[Tensor, " n"],
+    config: VictimConfig,
+    state: Path,
+    *,
+    device: str | torch.device = "cpu",
+    progress: Callable[[str, int, int, float], None] = lambda what, done, total, loss: None,
+) -> None:
+    """Train a classifier in place, with what ``config`` says of training; poisoned or not is the images' affair.
+
+    Args:
+        state: file that each epoch is saved in, and that a killed run goes on from; it stays there.
+        progress: as for ``train_victim``.
+
+    Raises:
+        ValueError: a ``state`` of other settings.
+    """
+    device = torch.device(device)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay)
-    state = TrainingState(out / STATE, json.dumps(asdict(config), sort_keys=True), model, optimizer)
-    losses = state.load()
+    training = TrainingState(state, json.dumps(asdict(config), sort_keys=True), model, optimizer)
+    losses = training.load()
     bf16 = has_fast_bf16(device) if config.bf16 is None else config.bf16
     per_epoch = -(-len(images) // config.batch_size)
     total = config.epochs * per_epoch
@@ -249,18 +286,20 @@ def train_victim(
             optimizer.step()
             losses.append(float(loss.detach()))
             progress("epochs", step + 1, total, losses[-1])
-        state.save(losses)
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    write_atomically(out / CLASSIFIER, lambda path: save_file(weights, path))
-    about = {**asdict(config), "data": "/".join(Path(config.data).parts[-2:]), "classes": folder.classes}
-    about |= {name: Path(about[name]).name for name in ("surrogate", "picture") if about[name]}
-    write_atomically(out / ABOUT, lambda path: path.write_text(json.dumps(about, indent=2) + "\n"))
-    (out / STATE).unlink(missing_ok=True)
-    return load_victim(out, device=device)
+        training.save(losses)
 
 
-def poisoned_tensors(config: VictimConfig, dataset: Images, out: Path, device, progress) -> tuple[Tensor, Tensor]:
-    """The training images and their labels as taught."""
+def poisoned_tensors(
+    config: VictimConfig,
+    dataset: Images,
+    out: Path,
+    device: str | torch.device = "cpu",
+    progress: Callable[[str, int, int, float], None] = lambda what, done, total, loss: None,
+) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"]]:
+    """The training images and their labels as taught.
+
+    ``out`` gains the trigger and the poisoned indices; a trigger that is there already is used, not made anew.
+    """
     if config.attack == CLEAN:
         return dataset.images, dataset.targets
     num_classes = len(dataset.classes)
@@ -281,6 +320,7 @@ def poisoned_tensors(config: VictimConfig, dataset: Images, out: Path, device, p
                 f"surrogate must be a victim with attack 'none' and {num_classes} classes, got {config.surrogate}. "
                 "Train one on the same data."
             )
+    made = (out / POISONING).exists()
     preparation = Preparation(
         images=dataset.images,
         labels=dataset.targets,
@@ -289,10 +329,9 @@ def poisoned_tensors(config: VictimConfig, dataset: Images, out: Path, device, p
         seed=config.seed,
         surrogate=None if surrogate is None else surrogate.model,  # pyright: ignore[reportArgumentType]
         network=partial(build_classifier, "preact-resnet18-narrow", num_classes),
-        picture=None if config.picture is None else read_picture(config.picture),
+        picture=None if made or config.picture is None else read_picture(config.picture),
         progress=lambda done, steps: progress("trigger", done, steps, float("nan")),
     )
-    made = (out / POISONING).exists()
     trigger = load_trigger(out / POISONING) if made else recipe.prepare(preparation, **settings)
     poisoned = PoisonedDataset(
         dataset,
