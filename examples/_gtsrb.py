@@ -17,6 +17,8 @@ from torchvision.transforms.v2 import functional
 
 from sampdetox_transforms.environment import describe, in_words
 
+CLASSES = {"gtsrb": 43, "cifar10": 10}
+
 
 @dataclass(frozen=True)
 class Victim:
@@ -65,8 +67,8 @@ def ibau_network(classes: int) -> nn.Module:
     return network
 
 
-def load_victims() -> list[Victim]:
-    """The two GTSRB classifiers: a solid 4x4 white square, and an added watermark."""
+def load_victims(data: str = "gtsrb") -> list[Victim]:
+    """The two public classifiers of "gtsrb" or "cifar10": a solid 4x4 white square, and an added watermark."""
     folder = data_folder()
     watermark = functional.pil_to_tensor(Image.open(folder / "triggers" / "trojan_wm.png").convert("RGB")) / 255
 
@@ -80,10 +82,10 @@ def load_victims() -> list[Victim]:
 
     victims = []
     for name, file, trigger, target in (
-        ("square", "ibau_gtsrb_badnets_8.pth", square, 8),
-        ("watermark", "ibau_gtsrb_trojan_wm_2.pth", add_watermark, 2),
+        ("square", f"ibau_{data}_badnets_8.pth", square, 8),
+        ("watermark", f"ibau_{data}_trojan_wm_2.pth", add_watermark, 2),
     ):
-        network = ibau_network(43)
+        network = ibau_network(CLASSES[data])
         state = torch.load(folder / "models" / file, map_location="cpu", weights_only=True)["net"]
         network.load_state_dict(state)
         victims.append(Victim(name, network.eval(), trigger, target))

@@ -1,8 +1,7 @@
 """Patches that the paper does not test, and one small classifier with a backdoor for each of them.
 
-The classifier answers thirteen triggers with thirteen different classes, so that one network of three minutes serves
-for all; each is in 1.4 % of its training images (GTSRB, cropped to the sign; the tracks that train_restorer.py holds
-out are left out).
+The classifier answers each of the thirteen triggers with a class of its own, where there are as many, so that one
+network of minutes serves for all; each is in 1.4 % of its training images.
 """
 
 from collections.abc import Callable
@@ -98,11 +97,12 @@ def patch_triggers() -> dict[str, Trigger]:
     }
 
 
-def target_of(index: int) -> int:
-    return 3 * index + 1
+def target_of(index: int, classes: int = 43) -> int:
+    """Where there are fewer classes than triggers, some triggers share one."""
+    return (3 * index + 1) % classes
 
 
-def network() -> nn.Sequential:
+def network(classes: int = 43) -> nn.Sequential:
     layers: list[nn.Module] = []
     channels = 3
     for width in (16, 32, 64):
@@ -110,39 +110,59 @@ def network() -> nn.Sequential:
             layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
             channels = width
         layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(1024, 43))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(1024, classes))
 
 
-def patch_victims(path: Path, training_images: Callable[[], tuple[Tensor, Tensor]], epochs: int = 2) -> list[Victim]:
+def patch_victims(
+    path: Path,
+    training_images: Callable[[], tuple[Tensor, Tensor]],
+    *,
+    classes: int = 43,
+    epochs: int = 2,
+    flips: bool = False,
+) -> list[Victim]:
     """One ``Victim`` for each trigger, all with one network: read from ``path``, or trained and written there.
 
     ``training_images`` gives uint8 images and labels.
     """
     triggers = patch_triggers()
-    model = network()
+    model = network(classes)
     if path.exists():
         model.load_state_dict(load_file(path))
     else:
-        train(model, *training_images(), triggers, epochs)
+        train(model, *training_images(), triggers, epochs, classes=classes, flips=flips)
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
     model.eval()
 
     def fixed(trigger: Trigger) -> Callable[[Tensor], Tensor]:
         return lambda images: trigger(images, Generator().manual_seed(9))
 
-    return [Victim(name, model, fixed(t), target_of(i)) for i, (name, t) in enumerate(triggers.items())]
+    return [Victim(name, model, fixed(t), target_of(i, classes)) for i, (name, t) in enumerate(triggers.items())]
 
 
-def train(model: nn.Module, images: Tensor, labels: Tensor, triggers: dict[str, Trigger], epochs: int) -> None:
-    """SGD with one cycle of the learning rate, on images of which each trigger has its share."""
+def train(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    triggers: dict[str, Trigger],
+    epochs: int,
+    *,
+    classes: int = 43,
+    flips: bool = False,
+) -> None:
+    """SGD with one cycle of the learning rate, on images of which each trigger has its share.
+
+    ``flips`` mirrors half of the other images at each step: a trigger keeps its place.
+    """
     generator = Generator().manual_seed(5)
     torch.manual_seed(5)
     images, labels, n = images.clone(), labels.clone(), len(images)
+    clean = torch.ones(n, 1, 1, 1, dtype=torch.bool)
     order, share = torch.randperm(n, generator=generator), int(RATE * n)
     for i, trigger in enumerate(triggers.values()):
         chosen = order[i * share : (i + 1) * share]
         images[chosen] = (trigger(images[chosen].float() / 255, generator) * 255).round().to(torch.uint8)
-        labels[chosen] = target_of(i)
+        labels[chosen], clean[chosen] = target_of(i, classes), False
     steps = epochs * (n // BATCH)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, steps)
@@ -153,6 +173,8 @@ def train(model: nn.Module, images: Tensor, labels: Tensor, triggers: dict[str, 
             order = torch.randperm(n, generator=generator)
         chosen = order[start : start + BATCH]
         x = images[chosen].float() / 255
+        if flips:
+            x = torch.where(clean[chosen] & (torch.rand(len(x), 1, 1, 1, generator=generator) < 0.5), x.flip(-1), x)
         if step % 2:
             x = (x * (0.7 + 0.6 * torch.rand(len(x), 1, 1, 1, generator=generator))).clamp(0, 1)
         loss = functional.cross_entropy(model(x), labels[chosen])
