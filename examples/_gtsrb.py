@@ -5,6 +5,7 @@ All come from the folder in the environment variable SAMPDETOX_DATA; docs/data.m
 
 import csv
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ def load_victims(data: str = "gtsrb") -> list[Victim]:
 
 def command_line() -> str:
     """The command that is running, with the data folder written as $SAMPDETOX_DATA."""
-    return " ".join(["python", *sys.argv]).replace(str(data_folder()), "$SAMPDETOX_DATA")
+    return shlex.join(["python", *sys.argv]).replace(str(data_folder()), "$SAMPDETOX_DATA")
 
 
 def hardware() -> str:
