@@ -1,6 +1,6 @@
 """Peak memory of one photograph and of many small images: it grows with the batch, not with what is handed in.
 
-    python examples/memory.py --preset restore --out docs/results/memory
+    python examples/memory.py --out docs/results/memory
 
 The peak is the resident size of the whole process, interpreter and libraries included (Linux), on CUDA what torch
 allocated. ``idle`` is the process with the weights loaded.
@@ -23,7 +23,7 @@ from sampdetox_transforms.environment import describe
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--weights", default="bundled")
-    parser.add_argument("--preset", default="ddim")
+    parser.add_argument("--preset", default="restore")
     parser.add_argument("--side", type=int, default=1024, help="of the photograph, in pixels")
     parser.add_argument("--data", help="image folder for the small images (default: smooth random ones)")
     parser.add_argument("--many", type=int, default=10_000, help="number of 32x32 images")

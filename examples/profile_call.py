@@ -18,7 +18,7 @@ from sampdetox_transforms.environment import describe
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--weights", default="bundled")
-    parser.add_argument("--preset", default="ddim")
+    parser.add_argument("--preset", default="restore")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="path without a suffix for the .md file")

@@ -319,7 +319,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", type=Path, metavar="JSON", help="file for the results; the table goes beside it "
         "as .md, the drawing of a figure as .png (default: print only)")  # fmt: skip
     parser.add_argument("--experiment", default="comparison", metavar="NAME", help="comparison, ablation, levels, "
-        "transformations, samplers, strides, adaptive, semantic or robustness (default: %(default)s)")  # fmt: skip
+        "transformations, samplers, strides, precision, adaptive, semantic or robustness (default: %(default)s)")  # fmt: skip
     parser.add_argument("--defense", nargs="+", metavar="NAME", help="only these of its defenses (default: all)")
     parser.add_argument("--weights", default="bundled", metavar="WEIGHTS", help="denoiser: a name, a folder, or "
         "user/repo[@revision] on the Hub (default: %(default)s)")  # fmt: skip
