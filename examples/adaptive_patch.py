@@ -33,7 +33,7 @@ from sampdetox_transforms.calibration import Calibration, load_restorer
 from sampdetox_transforms.checkpoints import write_atomically
 from sampdetox_transforms.localisation import local_suspicion
 from sampdetox_transforms.precision import has_fast_bf16
-from sampdetox_transforms.restorer import Restorer
+from sampdetox_transforms.restorer import Specialists
 
 SIDE, PLACE = 5, 26  # rows and columns 26 to 30 of 0 to 31
 RATE, PENALTY = 0.1, 30.0
@@ -91,7 +91,7 @@ def main() -> None:
 
 def optimise(
     images: Tensor,
-    restorer: Restorer,
+    restorer: Specialists,
     calibration: Calibration,
     steps: int,
     batch: int,
@@ -114,7 +114,7 @@ def optimise(
     return (raw.detach().sigmoid() * 255).round() / 255
 
 
-def suspected(x: Tensor, patch: Tensor, restorer: Restorer, calibration: Calibration) -> Tensor:
+def suspected(x: Tensor, patch: Tensor, restorer: Specialists, calibration: Calibration) -> Tensor:
     """Softplus of what each image's two logits, of a local and a dense trigger, lie above their thresholds."""
     local, dense = calibration.thresholds
     answer = restorer(at(PLACE, PLACE, patch)(x, Generator()) * 2 - 1)
@@ -129,7 +129,7 @@ def contrast(x: Tensor, patch: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def seen(images: Tensor, patch: Tensor, restorer: Restorer) -> dict[str, float]:
+def seen(images: Tensor, patch: Tensor, restorer: Specialists) -> dict[str, float]:
     """Mean contrast, and the mean of each logit with the patch on the images."""
     answer = restorer(at(PLACE, PLACE, patch)(images, Generator()) * 2 - 1)
     logits = {"local": mean(local_suspicion(answer.local)), "dense": mean(answer.dense)}

@@ -38,7 +38,7 @@ from sampdetox_transforms.localisation import dilate
 from sampdetox_transforms.metrics import paired_difference
 from sampdetox_transforms.noise import SeededNoise
 from sampdetox_transforms.presets import PRESETS, Preset
-from sampdetox_transforms.restoration import fill, purify_and_restore
+from sampdetox_transforms.restoration import SEARCH, fill, purify_and_restore
 from sampdetox_transforms.restorer import Answer
 from sampdetox_transforms.sampdetox import Purified, local_stage
 from sampdetox_transforms.samplers import grid
@@ -62,10 +62,11 @@ def noise_located(x0: Tensor, denoiser, schedule, *, restorer, t2: float, stride
 
     search: Any = answer
     done = purify_and_restore(x0, denoiser, schedule, restorer=search, t2=t2, stride=stride, step=step, **rest)
-    # calls besides the diffusions before and after: to fill, to look again, to fill, ...
+    # calls besides the first search and the diffusions before and after: to fill, to look again (SEARCH), to fill, ...
     level = done.timestep_map.amax(dim=(1, 2, 3))
-    looked = done.network_calls - len(grid(rest["t1"], stride)) - (level / stride).ceil().long()
-    return replace(done, network_calls=done.network_calls + (looked + 1) // 2 * (len(levels) - 2))
+    looked = done.network_calls - (len(grid(rest["t1"], stride)) - 1 + SEARCH) - (level / stride).ceil().long()
+    fills = (looked + SEARCH) // (1 + SEARCH)
+    return replace(done, network_calls=done.network_calls + fills * (len(levels) - 2))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,12 @@
-"""Train the network of preset "restore" on synthetic triggers over GTSRB and CIFAR-10 training images, then calibrate.
+"""Train the networks of preset "restore" on synthetic triggers over GTSRB and CIFAR-10 training images, then calibrate.
 
-    python examples/train_restorer.py --minutes 40 --out runs/restorer
+    python examples/train_restorer.py --network local --minutes 75 --out runs/restorer
+    python examples/train_restorer.py --network dense --minutes 75 --out runs/restorer
 
-Each step draws 72 images to be searched (18 clean, 16 with a local trigger, 38 with a dense one) and 8 with an erased
-region to be filled. The run ends after --minutes of processor time; killed, it resumes. OUT gains the averaged weights
-in float16 and the calibration, in the form of sampdetox_transforms/weights/restorer.
+A step of "local" draws 72 images to be searched (24 clean, 20 with a local trigger, 28 with a dense one) and 12 with an
+erased region to be filled; one of "dense" 72 (17 clean, 17 with a local trigger, 38 with a dense one). A run ends after
+--minutes of processor time; killed, it resumes. The one that finds the other's weights in OUT calibrates both and
+leaves them in OUT/restorer, in float16, in the form of sampdetox_transforms/weights/restorer.
 One GTSRB track in twenty and every twentieth CIFAR image are left out of training; thresholds come from them.
 Fills are trained on CIFAR-10's JPEG copy too, the search is not: a trigger pasted into a JPEG gives itself away.
 """
@@ -18,24 +20,26 @@ from pathlib import Path
 import torch
 from _gtsrb import data_folder
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from sampdetox_transforms.calibration import calibrate, save_restorer, strictest
+from sampdetox_transforms.checkpoints import write_atomically
 from sampdetox_transforms.precision import has_fast_bf16
-from sampdetox_transforms.restorer import Answer, Block, Restorer
+from sampdetox_transforms.restorer import Answer, Block, Specialists
 from sampdetox_transforms.synthetic_triggers import dense_triggers, erasures, local_triggers, uniform
 
-SEARCHED, CLEAN, DENSE, FILLED = 72, 18, 38, 8
-RATE, WARMUP, DECAY, HELD_OUT, TOLERANCE = 1.5e-3, 300, 0.9985, 20, 3 / 255
+SEARCHED, CLEAN, DENSE, FILLED, ALL_OVER = 72, 24, 28, 12, 38
+RATE, WARMUP, DECAY, HELD_OUT, TOLERANCE = 1.5e-3, 300, 0.9985, 20, 6 / 255
 # whole GTSRB images, cropped to the sign, between the two, and CIFAR-10
 SHARES = (0.32, 0.22, 0.14, 0.32)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--network", choices=("local", "dense"), required=True)
     parser.add_argument("--minutes", type=float, default=40, help="of processor time, over all starts")
     parser.add_argument("--cooldown", type=float, default=14, help="the last minutes, over which the rate falls to 0")
     parser.add_argument("--jpeg", type=int, default=25_000, help="JPEG images of CIFAR-10 to learn fills from")
@@ -50,21 +54,27 @@ def main() -> None:
     jpeg = load_folder(data_folder() / "cifar10-jpeg" / "train", args.jpeg)
     last = torch.arange(len(cifar)) % HELD_OUT == HELD_OUT - 1
     views = [view[~held_out] for view in gtsrb]
-    model, average = train(args, [*views, cifar[~last]], [*views, jpeg])
-
-    model.load_state_dict({name: value.half().float() for name, value in average.items()})
+    average = train(args, [*views, cifar[~last]], [*views, jpeg])
+    half = {name: value.half().contiguous() for name, value in average.items()}
+    write_atomically(args.out / f"{args.network}.safetensors", lambda path: save_file(half, path))
+    if not all((args.out / f"{name}.safetensors").exists() for name in LOSSES):
+        return
+    model = Specialists()
+    for name in LOSSES:
+        state = load_file(args.out / f"{name}.safetensors")
+        getattr(model, name).load_state_dict({key: value.float() for key, value in state.items()})
     clean = {"GTSRB train, whole": gtsrb[0][held_out], "GTSRB train, cropped": gtsrb[1][held_out]}
     found = []
     for name, images in [*clean.items(), ("CIFAR-10 train, lossless", cifar[last])]:
         some = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(3))[:800]]
         found.append(calibrate(model.eval(), (some.float() / 127.5 - 1).split(100), data=name))
         print(f"{name}: {len(some)} images, thresholds {found[-1].thresholds}")
-    save_restorer(args.out, model, strictest(found))
+    save_restorer(args.out / "restorer", model, strictest(found))
 
 
-def train(args: argparse.Namespace, searched: list[Tensor], filled: list[Tensor]) -> tuple[Restorer, dict[str, Tensor]]:
-    """The network after ``args.minutes`` of processor time, and the moving average of its weights."""
-    model = Restorer().to(memory_format=torch.channels_last).train()
+def train(args: argparse.Namespace, searched: list[Tensor], filled: list[Tensor]) -> dict[str, Tensor]:
+    """The moving average of the network's weights after ``args.minutes`` of processor time."""
+    model = getattr(Specialists(), args.network).to(memory_format=torch.channels_last).train()
     if args.start is not None:
         shapes = {name: value.shape for name, value in model.state_dict().items()}
         known = {name: v.float() for name, v in load_file(args.start).items() if shapes.get(name) == v.shape}
@@ -75,7 +85,7 @@ def train(args: argparse.Namespace, searched: list[Tensor], filled: list[Tensor]
                 nn.init.zeros_(block.second.bias)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.rate, betas=(0.9, 0.98), weight_decay=1e-3)
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    path, step, used = args.out / "training_state.pt", 0, 0.0
+    path, step, used = args.out / f"{args.network}_state.pt", 0, 0.0
     if path.exists():
         state = torch.load(path, weights_only=True)
         model.load_state_dict(state["model"])
@@ -88,7 +98,7 @@ def train(args: argparse.Namespace, searched: list[Tensor], filled: list[Tensor]
             group["lr"] = args.rate * min(1, (step + 1) / WARMUP, max(left, 1e-3))
         generator = torch.Generator().manual_seed(step + 7)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = step_loss(model, searched, filled, generator)
+            loss = LOSSES[args.network](model, searched, filled, generator)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -102,11 +112,11 @@ def train(args: argparse.Namespace, searched: list[Tensor], filled: list[Tensor]
             parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
             torch.save({**parts, "step": step, "used": minutes}, path.with_suffix(".part"))
             os.replace(path.with_suffix(".part"), path)
-    return model, average
+    return average
 
 
-def step_loss(model: nn.Module, searched: list[Tensor], filled: list[Tensor], generator: torch.Generator) -> Tensor:
-    """Pixels and images with a trigger (cross-entropy), the image without it, and without the hole (L1)."""
+def local_loss(model: nn.Module, searched: list[Tensor], filled: list[Tensor], generator: torch.Generator) -> Tensor:
+    """Pixels and images with a trigger (cross-entropy), and the image without it and without the hole (L1)."""
     clean, noise = draw(searched, SEARCHED, generator)
     images, region = clean.clone(), torch.zeros(SEARCHED, 1, 32, 32, dtype=torch.bool)
     local, dense = slice(CLEAN, SEARCHED - DENSE), slice(SEARCHED - DENSE, SEARCHED)
@@ -133,17 +143,30 @@ def step_loss(model: nn.Module, searched: list[Tensor], filled: list[Tensor], ge
     is_dense = torch.zeros(SEARCHED)
     is_dense[dense] = 1
     all_over = functional.binary_cross_entropy_with_logits(answer.dense[:SEARCHED], is_dense)
-    # what is left of the trigger's energy where it lies; what the answer is elsewhere does not matter, see Answer.image
-    where = torch.ones_like(label)
-    where[:-DENSE] = label[:-DENSE]
-    left, was = (
-        ((x - clean).square().mean(dim=1, keepdim=True) * where).sum(dim=(1, 2, 3))[CLEAN:]
-        for x in ((answer.image[:SEARCHED] + 1) / 2, images)
-    )
-    restored = (left / (was + TOLERANCE**2 * where.sum(dim=(1, 2, 3))[CLEAN:]).clamp(min=1e-6)).clamp(max=4).mean()
-    error = (answer.image[SEARCHED:] - target[SEARCHED:]).abs().mean(dim=1, keepdim=True)
-    filled_in = (error * erased).sum() / erased.sum().clamp(min=1)
-    return 5 * pixels + 0.3 * suspicion + all_over + 3 * restored + 2 * filled_in
+    error = (answer.image - target).abs().mean(dim=1, keepdim=True)
+    filled_in = (error[SEARCHED:] * erased).sum() / erased.sum().clamp(min=1)
+    return 5 * pixels + 0.3 * suspicion + all_over + 4 * error[:SEARCHED].mean() + 2 * filled_in
+
+
+def dense_loss(model: nn.Module, searched: list[Tensor], _: list[Tensor], generator: torch.Generator) -> Tensor:
+    """Images with a dense trigger against those with a local one or none (cross-entropy), and what is left of it."""
+    clean, noise = draw(searched, SEARCHED, generator)
+    images, other = clean.clone(), SEARCHED - ALL_OVER
+    images[other // 2 : other] = local_triggers(clean[other // 2 : other], generator)[0]
+    images[other:] = dense_triggers(clean[other:], generator)
+    images = (images + noise * torch.randn(images.shape, generator=generator)).clamp(0, 1)
+    rounded = torch.rand(SEARCHED, 1, 1, 1, generator=generator) < 0.5
+    images = torch.where(rounded, (images * 255).round() / 255, images)
+    answer = model((images * 2 - 1).contiguous(memory_format=torch.channels_last))
+    is_dense = (torch.arange(SEARCHED) >= other).float()
+    found = functional.binary_cross_entropy_with_logits(answer.dense.float(), is_dense)
+    restored = (answer.image.float()[other:] + 1) / 2
+    left, was = ((x - clean[other:]).square().mean(dim=(1, 2, 3)) for x in (restored, images[other:]))
+    # energies in proportion to the trigger's amplitude: between equal grey levels and equal shares for faint and strong
+    return found + 10 * (left / (was + TOLERANCE**2).sqrt()).mean()
+
+
+LOSSES = {"local": local_loss, "dense": dense_loss}
 
 
 def draw(pools: list[Tensor], n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

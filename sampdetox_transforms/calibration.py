@@ -1,4 +1,4 @@
-"""What clean images look like to a ``Restorer``: the thresholds of the ``restore`` preset, and their false alarms."""
+"""What clean images look like to the ``Specialists``: thresholds of preset ``restore``, and their false alarms."""
 
 import json
 from collections.abc import Iterable
@@ -10,16 +10,16 @@ import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from sampdetox_transforms.checkpoints import WeightsFileError, verify_sha256, write_atomically
 from sampdetox_transforms.localisation import local_suspicion
-from sampdetox_transforms.restorer import Restorer
+from sampdetox_transforms.restorer import Specialists
 from sampdetox_transforms.search_scale import shrink
 
 RESTORER_FOLDER = Path(__file__).parent / "weights" / "restorer"
 RESTORER, CALIBRATION = "restorer.safetensors", "calibration.json"
-RESTORER_SHA256 = "5b31668d3927135bb5cf9d34766c622f616233253297b8f2070e8e4b8c8fa005"
+RESTORER_SHA256 = "444d3764c916f3c87b905a55c95c3595031d62e2a57eb0c2c10b07ac9db5216b"
 # How the false alarms are shared out. On held-out training images .8 and .2 missed more dense triggers, and found
 # hardly more patches.
 SHARES = {"local": 0.5, "dense": 0.5}
@@ -28,7 +28,7 @@ POINTS = 401  # of a table: quantiles 0, 1/400, ... 1
 
 @dataclass(frozen=True)
 class Calibration:
-    """Quantiles of what a ``Restorer`` says of clean images, evenly spaced from 0 to 1, and the rate asked for.
+    """Quantiles of what the ``Specialists`` say of clean images, evenly spaced from 0 to 1, and the rate asked for.
 
     Attributes:
         local: quantiles of ``local_suspicion``.
@@ -84,7 +84,7 @@ class Calibration:
 
 @torch.no_grad()
 def calibrate(
-    restorer: Restorer, batches: Iterable[Float[Tensor, "b c h w"]], *, false_alarm_rate: float = 0.05, data: str = ""
+    restorer: nn.Module, batches: Iterable[Float[Tensor, "b c h w"]], *, false_alarm_rate: float = 0.05, data: str = ""
 ) -> Calibration:
     """Measure clean images, in batches in [-1, 1].
 
@@ -106,8 +106,8 @@ def calibrate(
     return Calibration(local_table, dense_table, false_alarm_rate, len(local), data)
 
 
-def load_restorer(folder: str | Path = RESTORER_FOLDER, *, sha256: str = "") -> tuple[Restorer, Calibration]:
-    """The network in the package, or one that ``save_restorer`` wrote, and the calibration that is stored with it.
+def load_restorer(folder: str | Path = RESTORER_FOLDER, *, sha256: str = "") -> tuple[Specialists, Calibration]:
+    """The networks in the package, or those that ``save_restorer`` wrote, and the calibration that is stored with it.
 
     The weights must have the given sha256, or, for the package's own, the pinned one.
 
@@ -120,20 +120,22 @@ def load_restorer(folder: str | Path = RESTORER_FOLDER, *, sha256: str = "") -> 
         expected = sha256 or (RESTORER_SHA256 if folder == RESTORER_FOLDER else "")
         if expected:
             verify_sha256(path, expected)
-        restorer, state = Restorer(), load_file(path)
+        restorer, state = Specialists(), load_file(path)
         restorer.load_state_dict({name: value.float() for name, value in state.items()})
         calibration = Calibration.load(folder / CALIBRATION)
     except WeightsFileError:
         raise
     except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        message = f"{folder} must hold {RESTORER} and {CALIBRATION} of one network, got: {error}. Write both anew."
+        message = (
+            f"{folder} must hold {RESTORER} and {CALIBRATION} of the same networks, got: {error}. Write both anew."
+        )
         raise WeightsFileError(message) from error
     restorer.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return restorer.eval().requires_grad_(False), calibration
 
 
-def save_restorer(folder: str | Path, restorer: Restorer, calibration: Calibration) -> Path:
-    """Write network, in float16, and calibration into one folder."""
+def save_restorer(folder: str | Path, restorer: nn.Module, calibration: Calibration) -> Path:
+    """Write networks, in float16, and calibration into one folder."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().half().contiguous() for name, value in restorer.state_dict().items()}

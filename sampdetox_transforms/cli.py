@@ -10,7 +10,6 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -319,7 +318,8 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", type=Path, metavar="JSON", help="file for the results; the table goes beside it "
         "as .md, the drawing of a figure as .png (default: print only)")  # fmt: skip
     parser.add_argument("--experiment", default="comparison", metavar="NAME", help="comparison, ablation, levels, "
-        "transformations, samplers, strides, precision, adaptive, semantic or robustness (default: %(default)s)")  # fmt: skip
+        "transformations, samplers, strides, precision, adaptive, semantic or robustness "
+        "(default: %(default)s)")  # fmt: skip
     parser.add_argument("--defense", nargs="+", metavar="NAME", help="only these of its defenses (default: all)")
     parser.add_argument("--weights", default="bundled", metavar="WEIGHTS", help="denoiser: a name, a folder, or "
         "user/repo[@revision] on the Hub (default: %(default)s)")  # fmt: skip

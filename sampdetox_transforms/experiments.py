@@ -249,7 +249,7 @@ def render_experiment(name: str, report: Report) -> str:
 
 
 def render(rows: Sequence[Row], paper: Callable[[Row], Cell | None] = lambda row: None) -> str:
-    """A line for each victim and defense, with the paper's numbers beside."""
+    """A line for each victim and defense, with the paper's numbers beside, and means over victims with a backdoor."""
     with_paper = any(paper(row) for row in rows)
     head = [
         "attack",
@@ -267,6 +267,12 @@ def render(rows: Sequence[Row], paper: Callable[[Row], Cell | None] = lambda row
         cells = [_attack(row), row.defense, _share(row.ca), _share(row.pa), _share(row.asr)]
         cells += [_cell(paper(row))] if with_paper else []
         lines.append("| " + " | ".join([*cells, _sizes(row), f"{row.ms_per_image:.1f}", _calls(row)]) + " |")
+    for name in dict.fromkeys(row.defense for row in rows):
+        group = [row for row in rows if row.defense == name and row.pa and row.asr]
+        if len(group) > 1:
+            means = [sum(getattr(row, key).value for row in group) / len(group) for key in ("ca", "pa", "asr")]
+            cells = [f"mean of {len(group)}", name, *(f"{100 * mean:.1f}" for mean in means)]
+            lines.append("| " + " | ".join(cells) + " |" + " |" * (len(head) - len(cells)))
     return "\n".join(lines)
 
 

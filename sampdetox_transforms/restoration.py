@@ -13,11 +13,14 @@ from torch import Tensor
 from sampdetox_transforms.calibration import Calibration
 from sampdetox_transforms.localisation import dilate, hysteresis, local_suspicion
 from sampdetox_transforms.noise import fresh_noise, subset
-from sampdetox_transforms.restorer import Answer, Restorer
+from sampdetox_transforms.restorer import Answer, Restorer, Specialists
 from sampdetox_transforms.sampdetox import Purified, global_stage
 from sampdetox_transforms.samplers import Denoiser, Noise, Step, ddim_step, grid
 from sampdetox_transforms.schedule import Schedule
 from sampdetox_transforms.search_scale import enlarge, enlarge_map, shrink
+
+Searcher = Restorer | Specialists
+SEARCH = 2  # networks that look at an image
 
 
 def purify_and_restore(
@@ -25,7 +28,7 @@ def purify_and_restore(
     denoiser: Denoiser,
     schedule: Schedule,
     *,
-    restorer: Restorer,
+    restorer: Searcher,
     calibration: Calibration,
     t1: float = 12,
     t2: float = 120,
@@ -37,7 +40,6 @@ def purify_and_restore(
     looks: int = 2,
     largest: float = 0.4,
     estimate: bool = True,
-    doubt: float = 2.0,
     noise: Noise = fresh_noise,
 ) -> Purified:
     """The global stage for every image, and for those with a trigger a local stage that restores its region.
@@ -54,24 +56,23 @@ def purify_and_restore(
         margin: pixels that the mask is grown by, for images of 32 pixels.
         looks: how often the image is searched, the first time included.
         largest: share of the pixels from which on a mask is too large to be filled; the trigger counts as dense.
-        estimate: start from ``expected``, which takes away a part of what is too faint to be flagged, instead of from
-            the image.
-        doubt: see ``expected``.
+        estimate: start from the network's estimate of the image without a dense trigger, which hardly changes a clean
+            one and takes away a part of what is too faint to be flagged, instead of from the image.
 
-    Network calls: 2 for an image without a trigger at t1 <= stride; at most 2 * looks + 3 otherwise, and one more
-    for each stride of t2.
+    Network calls: 3 for an image without a trigger at t1 <= stride (a search is two, see ``Specialists``); at most
+    3 * looks + 2 with a local one, and one more for each stride of t2 with a dense one.
     """
     levels = grid(t1, stride)
     small = shrink(x0)
     answer = restorer(small)
-    x = expected(small, answer, doubt) if estimate else small
+    x = answer.image.clamp(-1, 1) if estimate else small
     stage1 = global_stage(enlarge(x0, small, x), denoiser, schedule, levels, step, noise)
     suspicion = local_suspicion(answer.local)
     share = calibration.clean_share(suspicion, answer.dense)
     flagged = share.detach() < calibration.false_alarm_rate
     mask = torch.zeros_like(x0[:, :1], dtype=torch.bool)
     timestep_map = torch.zeros_like(mask, dtype=torch.float64)
-    calls = torch.full((len(x0),), len(levels), device=x0.device)
+    calls = torch.full((len(x0),), len(levels) - 1 + SEARCH, device=x0.device)
     image = stage1
     index = flagged.nonzero()[:, 0]
     if len(index):
@@ -98,7 +99,7 @@ def purify_and_restore(
 def remove_trigger(
     x: Float[Tensor, "b c h w"],
     answer: Answer,
-    restorer: Restorer,
+    restorer: Searcher,
     calibration: Calibration,
     *,
     seed: float,
@@ -131,21 +132,12 @@ def remove_trigger(
         calls[index] += 1
         if look + 1 < looks:
             more = locate(restorer(filled[index]).local, seed=seed, low=low, margin=margin)
-            calls[index] += 1
+            calls[index] += SEARCH
             wider = mask[index] | more
             fits = (wider.float().mean(dim=(1, 2, 3)) <= largest) & (more & ~mask[index]).any(dim=(1, 2, 3))
             index, wider = index[fits], wider[fits]
             mask = mask.index_put((index,), wider)
     return filled, mask, dense, calls
-
-
-def expected(x: Float[Tensor, "b c h w"], answer: Answer, doubt: float) -> Float[Tensor, "b c h w"]:
-    """The image without a trigger, as far as one is likely: x + P(trigger) (E[image | trigger] - x), pixel by pixel.
-
-    ``doubt`` is taken off the logits: in training every second image had a trigger, in use few have.
-    """
-    dense, local = (answer.dense - doubt).sigmoid()[:, None, None, None], (answer.local - doubt).sigmoid()
-    return torch.lerp(x, answer.image, 1 - (1 - dense) * (1 - local)).clamp(-1, 1)
 
 
 def locate(logits: Float[Tensor, "b 1 h w"], *, seed: float, low: float, margin: int) -> Bool[Tensor, "b 1 h w"]:
@@ -154,6 +146,6 @@ def locate(logits: Float[Tensor, "b 1 h w"], *, seed: float, low: float, margin:
     return dilate(hysteresis(logits, seed, low), pixels)
 
 
-def fill(x: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b 1 h w"], restorer: Restorer) -> Float[Tensor, "b c h w"]:
+def fill(x: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b 1 h w"], restorer: Searcher) -> Float[Tensor, "b c h w"]:
     """The masked pixels as the network predicts them from the others; nothing in them is looked at."""
     return torch.where(mask, restorer(x, mask).image.clamp(-1, 1), x)

@@ -1,4 +1,4 @@
-"""The network of the ``restore`` preset: what does not belong to an image, and what the image was without it."""
+"""The networks of the ``restore`` preset: what does not belong to an image, and what the image was without it."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,8 +14,8 @@ class Answer(NamedTuple):
     """What the network says of a batch.
 
     Attributes:
-        image: (b, c, h, w), what each pixel would be without a trigger, if one lies on it; erased pixels are predicted
-            from those around them.
+        image: (b, c, h, w), the image as it would be without a trigger that covers all of it, if it carries one; where
+            pixels are erased, these as predicted from those around them.
         local: (b, 1, h, w), logit that a pixel belongs to a trigger that covers a part of the image.
         dense: (b,), logit that the image carries a trigger that covers all of it.
     """
@@ -90,6 +90,20 @@ class Restorer(nn.Module):
         out = functional.pixel_shuffle(self.head(h), 2)[..., :height, :width]
         out, dense = out.to(x.dtype), dense.to(x.dtype)
         return Answer(out[:, :-1] + x[..., :height, :width], out[:, -1:], dense)
+
+
+class Specialists(nn.Module):
+    """Two networks that answer as one: for local triggers and for filling, and for triggers that cover the image."""
+
+    def __init__(self, local: nn.Module | None = None, dense: nn.Module | None = None):
+        super().__init__()
+        self.local = Restorer() if local is None else local
+        self.dense = Restorer(RestorerConfig(down_blocks=(2, 2, 4))) if dense is None else dense
+
+    def forward(self, x: Float[Tensor, "b c h w"], erased: Bool[Tensor, "b 1 h w"] | None = None) -> Answer:
+        """As ``Restorer``; with ``erased`` only the first is asked, and its whole answer returned."""
+        answer = self.local(x, erased)
+        return answer if erased is not None else self.dense(x)._replace(local=answer.local)
 
 
 class Block(nn.Module):

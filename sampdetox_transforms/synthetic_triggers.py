@@ -122,9 +122,7 @@ def rectangles(images: Images, every: Images, generator: Generator, low: float =
     return torch.maximum(v.abs(), u.abs()).le(1).to(images)
 
 
-def shapes_in_boxes(
-    images: Images, every: Images, generator: Generator, low: float = 4, high: float = 13
-) -> Region:
+def shapes_in_boxes(images: Images, every: Images, generator: Generator, low: float = 4, high: float = 13) -> Region:
     """Discs, rings, outlines, plus signs, crosses, triangles and checkered boxes."""
     v, u = box(images, low, high, generator)
     inside = torch.maximum(v.abs(), u.abs()) <= 1
@@ -425,7 +423,12 @@ SHAPES = (
     (mirrored, 0.05),
     (several, 0.07),
 )
-LARGE_SHAPES = ((partial(rectangles, low=4, high=30), 0.3), (partial(shapes_in_boxes, low=6, high=36), 0.4), (lines, 0.1), (blobs, 0.2))
+LARGE_SHAPES = (
+    (partial(rectangles, low=4, high=30), 0.3),
+    (partial(shapes_in_boxes, low=6, high=36), 0.4),
+    (lines, 0.1),
+    (blobs, 0.2),
+)
 CONTENTS = ((solid, 0.5), (two_colours, 0.13), (noise, 0.14), (gradient, 0.07), (sticker, 0.16))
 DENSE = (
     (waves, 0.12),

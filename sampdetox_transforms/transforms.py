@@ -261,7 +261,9 @@ class SampDetox(v2.Transform):
             ValueError: a preset without a search, too few images, a rate outside (0, 1), or what a call refuses.
         """
         if self.restorer is None:
-            raise ValueError("only preset='restore' (the default) has thresholds to calibrate, got another. Build SampDetox with it.")
+            raise ValueError(
+                "only preset='restore' (the default) has thresholds to calibrate, got another. Build SampDetox with it."
+            )
         batches = [images] if isinstance(images, IMAGE_TYPES) or is_pure_tensor(images) else images
         self.calibration = calibrate(
             self.restorer, self._core_batches(batches), false_alarm_rate=false_alarm_rate, data=data

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sampdetox_transforms.calibration import Calibration, calibrate, load_restorer, save_restorer, strictest
 from sampdetox_transforms.checkpoints import WeightsFileError
-from sampdetox_transforms.restorer import Answer, Restorer
+from sampdetox_transforms.restorer import Answer, Specialists
 
 
 def measured(x: torch.Tensor) -> Answer:
@@ -57,7 +57,7 @@ def test_the_strictest_of_several_keeps_the_rate_of_each():
 
 
 def test_files_round_trip(tmp_path):
-    restorer = Restorer()
+    restorer = Specialists()
     calibration = Calibration((-1.0, 0.25), (0.0, 2.0), 0.1, 7, "seven images")
     other, found = load_restorer(save_restorer(tmp_path / "new", restorer, calibration))
     assert found == calibration
@@ -66,7 +66,7 @@ def test_files_round_trip(tmp_path):
 
 
 def test_damaged_files_are_refused(tmp_path):
-    folder = save_restorer(tmp_path / "new", Restorer(), Calibration((0.0, 1.0), (0.0, 1.0)))
+    folder = save_restorer(tmp_path / "new", Specialists(), Calibration((0.0, 1.0), (0.0, 1.0)))
     with pytest.raises(WeightsFileError, match="must have the sha256"):
         load_restorer(folder, sha256="0" * 64)
     (folder / "calibration.json").write_text(json.dumps({"local": [1]}))

@@ -29,7 +29,7 @@ class WhiteIsForeign(nn.Module):
         self.calls, self.images = 0, 0
 
     def forward(self, x, erased=None) -> Answer:
-        self.calls, self.images = self.calls + 1, self.images + len(x)
+        self.calls, self.images = self.calls + 1, self.images + len(x) * (2 if erased is None else 1)
         white = (x > 0.9).all(dim=1, keepdim=True)
         local = torch.where(white, 8.0, -8.0)
         dense = torch.where(x[:, 2].mean(dim=(1, 2)) > x[:, 0].mean(dim=(1, 2)) + 0.5, 8.0, -8.0)
@@ -61,7 +61,7 @@ def test_an_image_without_a_trigger_is_left_as_stage_1_made_it():
     again = global_stage(x0, silent, LINEAR, [20, 0], ddim_step, SeededNoise(x0, 0))
     assert torch.equal(result.image, again) and torch.equal(result.image, result.stage1)
     assert not result.mask.any() and not result.timestep_map.any()
-    assert result.network_calls.tolist() == [2, 2, 2]
+    assert result.network_calls.tolist() == [3, 3, 3]
 
 
 def test_a_patch_is_filled_and_the_rest_stays():
@@ -72,7 +72,7 @@ def test_a_patch_is_filled_and_the_rest_stays():
     inside[:, 1:6, 3:8] = True  # the patch, and one pixel around it
     assert torch.equal(result.mask[1], inside)
     assert torch.equal(result.image[1], torch.where(inside, flat(0.5, -0.5, -0.5)[0], x0[1]))
-    assert result.network_calls.tolist() == [1, 1 + 2]  # a look; a look, a fill and another look
+    assert result.network_calls.tolist() == [2, 2 + 1 + 2]  # a look; a look, a fill and another look
     assert result.suspicion[0] < 0 < result.suspicion[1]
     assert result.clean_share[1] < CALIBRATION.false_alarm_rate <= result.clean_share[0]
 
@@ -103,9 +103,9 @@ def test_a_dense_trigger_is_answered_by_the_estimate_and_t2():
     x0 = flat(-0.5, 0, 0.5)
     result = run(x0, restorer=WhiteIsForeign(), t1=0, t2=0)
     assert torch.equal(result.image, flat(0.5, -0.5, -0.5)) and not result.mask.any()
-    assert result.network_calls.tolist() == [1]
+    assert result.network_calls.tolist() == [2]
     noised = run(x0, restorer=WhiteIsForeign(), t1=8, t2=60)
-    assert noised.network_calls.tolist() == [1 + 1 + 3]
+    assert noised.network_calls.tolist() == [1 + 2 + 3]
     assert float(noised.timestep_map.unique()) == 60
 
 
@@ -203,5 +203,5 @@ def test_the_wrapper_returns_the_suspicion(detox, tiny):
     assert suspicion[0] < suspicion[1]
     logits, _ = DetoxWrapper(model, detox, passes=2, return_suspicion=True)(images)
     assert torch.equal(logits, DetoxWrapper(model, detox, passes=2)(images))
-    with pytest.raises(ValueError, match="return_suspicion needs .* Build it with preset='restore', the default"):
+    with pytest.raises(ValueError, match=r"return_suspicion needs .* Build it with preset='restore', the default"):
         DetoxWrapper(model, SampDetox(tiny, preset="ddim"), return_suspicion=True)

@@ -71,7 +71,7 @@ def test_noise_instead_of_fill(example, images, calibration):
     detox = example.build("restore, noise instead of fill", SETTING, None)
     plain = example.build("restore", SETTING, None)
     calls = []
-    for network in (detox.denoiser.network, detox.restorer):
+    for network in (detox.denoiser.network, detox.restorer.local, detox.restorer.dense):
         network.register_forward_hook(lambda *_: calls.append(1))
     for image in images:
         calls.clear()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sampdetox_transforms.restorer import Restorer, RestorerConfig
+from sampdetox_transforms.restorer import Restorer, RestorerConfig, Specialists
 
 
 @pytest.fixture
@@ -57,3 +57,15 @@ def test_it_computes_in_the_dtype_of_its_weights_and_answers_in_that_of_the_imag
     rough = restorer.to(torch.bfloat16)(x)
     assert rough.image.dtype == rough.local.dtype == rough.dense.dtype == torch.float32
     assert torch.allclose(rough.image, exact.image, atol=0.1)
+
+
+def test_specialists_ask_one_where_and_the_other_whether_and_fill_with_the_first():
+    torch.manual_seed(0)
+    local, dense = (Restorer(RestorerConfig(widths=(8, 16, 16))).eval() for _ in range(2))
+    both, x = Specialists(local, dense), torch.rand(2, 3, 16, 16) * 2 - 1
+    erased = torch.rand(2, 1, 16, 16) < 0.3
+    answer = both(x)
+    assert torch.equal(answer.local, local(x).local)
+    assert torch.equal(answer.dense, dense(x).dense) and torch.equal(answer.image, dense(x).image)
+    for one, two in zip(both(x, erased), local(x, erased), strict=True):
+        assert torch.equal(one, two)

@@ -38,10 +38,10 @@ def signs(data) -> torch.Tensor:
 def test_it_is_small_cheap_and_the_pinned_file(bundled):
     restorer, calibration = bundled
     verify_sha256(RESTORER_FOLDER / RESTORER, RESTORER_SHA256)
-    assert (RESTORER_FOLDER / RESTORER).stat().st_size <= 3.2e6
+    assert (RESTORER_FOLDER / RESTORER).stat().st_size <= 9e6
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         restorer(torch.zeros(1, 3, 32, 32))
-    assert 0.1e9 < counter.get_total_flops() < 0.5e9
+    assert 0.3e9 < counter.get_total_flops() < 0.8e9
     assert calibration.images > 1000 and "GTSRB" in calibration.data and "CIFAR-10" in calibration.data
 
 

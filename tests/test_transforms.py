@@ -225,7 +225,9 @@ def test_seed_decides_the_result(tiny):
     assert_same_kind(SampDetox(tiny, t2=40, seed=-(2**70))(image), image)
 
 
-@pytest.mark.parametrize("settings", [{}, {"eta": 1.0}, {"sampler": "ddpm"}, {"preset": "ddim", "map": "squared_error"}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"eta": 1.0}, {"sampler": "ddpm"}, {"preset": "ddim", "map": "squared_error"}], ids=str
+)
 def test_result_depends_on_neither_batch_nor_order(tiny, settings):
     images = pixels(5, 3, HEIGHT, WIDTH)
     expected = torch.stack([SampDetox(tiny, t2=40, seed=0, **settings)(image) for image in images])
@@ -342,7 +344,16 @@ def test_cpu_in_a_forked_worker_is_fine(detox):
 def test_repr_is_one_line_without_the_network(detox):
     text = repr(detox)
     assert "\n" not in text and "Conv2d" not in text and len(text) < 300
-    for part in ("SampDetox(", "weights=", "t1=12", "t2=40", "sampler='ddim'", "stride=20", "local_stage='restore'", "seed=0"):
+    for part in (
+        "SampDetox(",
+        "weights=",
+        "t1=12",
+        "t2=40",
+        "sampler='ddim'",
+        "stride=20",
+        "local_stage='restore'",
+        "seed=0",
+    ):
         assert part in text
     assert text in repr(v2.Compose([detox]))
 
