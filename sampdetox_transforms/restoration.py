@@ -21,6 +21,9 @@ from sampdetox_transforms.search_scale import enlarge, enlarge_map, shrink
 
 Searcher = Restorer | Specialists
 SEARCH = 2  # networks that look at an image
+# Added to the logit of a dense trigger in ``expected``. On held-out training images: without any bound on P the faint
+# triggers lose most (mean ASR .372 against .393 at 0), but small classifiers lose .9 points of clean accuracy; at 1 .3.
+FAVOUR = 1.0
 
 
 def purify_and_restore(
@@ -56,8 +59,8 @@ def purify_and_restore(
         margin: pixels that the mask is grown by, for images of 32 pixels.
         looks: how often the image is searched, the first time included.
         largest: share of the pixels from which on a mask is too large to be filled; the trigger counts as dense.
-        estimate: start from the network's estimate of the image without a dense trigger, which hardly changes a clean
-            one and takes away a part of what is too faint to be flagged, instead of from the image.
+        estimate: start from ``expected``, which takes away a part of what is too faint to be flagged, instead of from
+            the image.
 
     Network calls: 3 for an image without a trigger at t1 <= stride (a search is two, see ``Specialists``); at most
     3 * looks + 2 with a local one, and one more for each stride of t2 with a dense one.
@@ -65,7 +68,7 @@ def purify_and_restore(
     levels = grid(t1, stride)
     small = shrink(x0)
     answer = restorer(small)
-    x = answer.image.clamp(-1, 1) if estimate else small
+    x = expected(small, answer) if estimate else small
     stage1 = global_stage(enlarge(x0, small, x), denoiser, schedule, levels, step, noise)
     suspicion = local_suspicion(answer.local)
     share = calibration.clean_share(suspicion, answer.dense)
@@ -78,7 +81,7 @@ def purify_and_restore(
     if len(index):
         first = Answer(*(part[index] for part in answer))
         filled, found, dense, looked = remove_trigger(
-            x[index], first, restorer, calibration, seed=seed, low=low, margin=margin, looks=looks, largest=largest
+            small[index], first, restorer, calibration, seed=seed, low=low, margin=margin, looks=looks, largest=largest
         )
         filled, found = enlarge(x0[index], small[index], filled, found), enlarge_map(found.to(x0), x0) > 0
         again, level = torch.empty_like(filled), torch.where(dense, float(t2), float(t1))
@@ -138,6 +141,11 @@ def remove_trigger(
             index, wider = index[fits], wider[fits]
             mask = mask.index_put((index,), wider)
     return filled, mask, dense, calls
+
+
+def expected(x: Float[Tensor, "b c h w"], answer: Answer) -> Float[Tensor, "b c h w"]:
+    """The image without a dense trigger, as far as one is likely: x + P(trigger) (E[image | trigger] - x)."""
+    return torch.lerp(x, answer.image, (answer.dense + FAVOUR).sigmoid()[:, None, None, None]).clamp(-1, 1)
 
 
 def locate(logits: Float[Tensor, "b 1 h w"], *, seed: float, low: float, margin: int) -> Bool[Tensor, "b 1 h w"]:
