@@ -189,7 +189,7 @@ def run_demo(
     lines += [
         "",
         f"Shares are over {n} drawn signs (of another class than the target), seed {seed}, weights 'bundled', preset "
-        f"'restore', the default, with thresholds from {CALIBRATED_ON} other signs; last: 'ddim', the paper's algorithm.",
+        f"'restore' (the default) with thresholds from {CALIBRATED_ON} other signs; in the last column 'ddim'.",
         "The solid white square survives Algorithm 1: to the denoiser it is a natural thing, and it draws it anew. The",
         "search finds it on a part of these signs; drawings are not what its networks were trained on.",
     ]
