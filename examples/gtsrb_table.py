@@ -158,7 +158,7 @@ def table(result: dict) -> str:
     for row in result["rows"]:
         cells = [f"{row[name]['CA']:.3f} / {row[name]['PA']:.3f} / {row[name]['ASR']:.3f}" for name in names]
         n = row[names[0]]["n_clean"]
-        default = " (`ddim`, the default)" if row["preset"] == asdict(PRESETS["ddim"]) else ""
+        default = " (`ddim`)" if row["preset"] == asdict(PRESETS["ddim"]) else ""
         cost = f"{row['network_calls']:g} | {row['ms_per_image'] or '-'}"
         lines.append(f"| {row['setting']}{default} | {' | '.join(cells)} | {cost} | {n} |\n")
     if result["map_auc"]:
