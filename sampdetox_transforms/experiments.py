@@ -160,7 +160,15 @@ def strides(tools: Tools) -> list[Column]:
 
 
 def precision(tools: Tools) -> list[Column]:
-    """What bfloat16 costs: the same images and noise, computed in both."""
+    """What bfloat16 costs: the same images and noise, computed in both, from weights that are in float32.
+
+    Raises:
+        ValueError: weights in another dtype, which are rounded already.
+    """
+    if tools.denoiser.dtype != torch.float32:
+        raise ValueError(
+            f"weights for experiment 'precision' must be in float32, got {tools.denoiser.dtype}. Use --dtype float32."
+        )
     return [
         tools.sampdetox(f"{preset}, {str(dtype).removeprefix('torch.')}", PRESETS[preset], dtype=dtype)
         for preset in ("ddim", "restore")

@@ -258,6 +258,17 @@ def test_what_each_experiment_compares():
         get_experiment("ablatoin")
 
 
+def test_precision_is_measured_from_weights_that_are_not_rounded_yet():
+    made = tools(denoiser=load_denoiser("bundled"))
+    assert [column.settings["dtype"] for column in get_experiment("precision").columns(made)] == [
+        "torch.float32",
+        "torch.bfloat16",
+    ] * 2
+    made.denoiser.set_precision(torch.bfloat16)
+    with pytest.raises(ValueError, match=r"must be in float32, got torch\.bfloat16\. Use --dtype float32"):
+        get_experiment("precision").columns(made)
+
+
 def test_noise_star_leaves_the_noise_in():
     column = next(c for c in get_experiment("ablation").columns(tools()) if c.name == "noise")
     x = torch.full((2, 3, 16, 16), 0.5)
