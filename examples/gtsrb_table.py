@@ -158,9 +158,9 @@ def table(result: dict) -> str:
     for row in result["rows"]:
         cells = [f"{row[name]['CA']:.3f} / {row[name]['PA']:.3f} / {row[name]['ASR']:.3f}" for name in names]
         n = row[names[0]]["n_clean"]
-        default = " (`ddim`)" if row["preset"] == asdict(PRESETS["ddim"]) else ""
+        preset = " (`ddim`)" if row["preset"] == asdict(PRESETS["ddim"]) else ""
         cost = f"{row['network_calls']:g} | {row['ms_per_image'] or '-'}"
-        lines.append(f"| {row['setting']}{default} | {' | '.join(cells)} | {cost} | {n} |\n")
+        lines.append(f"| {row['setting']}{preset} | {' | '.join(cells)} | {cost} | {n} |\n")
     if result["map_auc"]:
         lines += ["\n| map after stage 1 (t1=20) | " + " | ".join(f"AUC, {name}" for name in names) + " |\n"]
         lines += ["|---" * (len(names) + 1) + "|\n"]

@@ -96,7 +96,6 @@ VARIANTS = {
     "restore, noise instead of fill": replace(RESTORE, run=noise_located),
     "restore, no estimate": replace(RESTORE, changed={"estimate": False}),
 }
-VARIANTS = {name: variant for name, variant in VARIANTS.items() if variant.changed.keys() <= KEYWORDS.keys()}
 NEVER = {"restore, no search": ("local", "dense"), "restore, no dense answer": ("dense",)}
 SETTINGS = ("no defense", "ddim", "restore", "restore, calibrated")
 ABLATION = ("no defense", "restore", *VARIANTS)

@@ -122,9 +122,7 @@ def local_loss(model: nn.Module, searched: list[Tensor], filled: list[Tensor], g
     local, dense = slice(CLEAN, SEARCHED - DENSE), slice(SEARCHED - DENSE, SEARCHED)
     images[local], region[local] = local_triggers(clean[local], generator)
     images[dense] = dense_triggers(clean[dense], generator)
-    images = (images + noise * torch.randn(images.shape, generator=generator)).clamp(0, 1)
-    rounded = torch.rand(SEARCHED, 1, 1, 1, generator=generator) < 0.5
-    images = torch.where(rounded, (images * 255).round() / 255, images)
+    images = noised_and_rounded(images, noise, generator)
     whole, _ = draw(filled, FILLED, generator)
     erased = erasures(whole, generator)
 
@@ -154,9 +152,7 @@ def dense_loss(model: nn.Module, searched: list[Tensor], _: list[Tensor], genera
     images, other = clean.clone(), SEARCHED - ALL_OVER
     images[other // 2 : other] = local_triggers(clean[other // 2 : other], generator)[0]
     images[other:] = dense_triggers(clean[other:], generator)
-    images = (images + noise * torch.randn(images.shape, generator=generator)).clamp(0, 1)
-    rounded = torch.rand(SEARCHED, 1, 1, 1, generator=generator) < 0.5
-    images = torch.where(rounded, (images * 255).round() / 255, images)
+    images = noised_and_rounded(images, noise, generator)
     answer = model((images * 2 - 1).contiguous(memory_format=torch.channels_last))
     is_dense = (torch.arange(SEARCHED) >= other).float()
     found = functional.binary_cross_entropy_with_logits(answer.dense.float(), is_dense)
@@ -167,6 +163,13 @@ def dense_loss(model: nn.Module, searched: list[Tensor], _: list[Tensor], genera
 
 
 LOSSES = {"local": local_loss, "dense": dense_loss}
+
+
+def noised_and_rounded(images: Tensor, noise: Tensor, generator: torch.Generator) -> Tensor:
+    """Images with noise of the given standard deviations, half of them in whole 255ths."""
+    images = (images + noise * torch.randn(images.shape, generator=generator)).clamp(0, 1)
+    rounded = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
+    return torch.where(rounded, (images * 255).round() / 255, images)
 
 
 def draw(pools: list[Tensor], n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

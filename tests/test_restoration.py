@@ -11,7 +11,7 @@ from torch.nn import functional
 from sampdetox_transforms import Denoiser, DetoxWrapper, SampDetox, Schedule
 from sampdetox_transforms.calibration import Calibration
 from sampdetox_transforms.noise import SeededNoise
-from sampdetox_transforms.restoration import fill, purify_and_restore
+from sampdetox_transforms.restoration import FAVOUR, fill, purify_and_restore
 from sampdetox_transforms.restorer import Answer, Restorer, RestorerConfig
 from sampdetox_transforms.sampdetox import global_stage
 from sampdetox_transforms.samplers import ddim_step
@@ -130,6 +130,20 @@ def test_an_image_does_not_depend_on_its_batch():
         assert torch.allclose(alone.image[0], together.image[i], atol=1e-4)
         assert torch.equal(alone.mask[0], together.mask[i])
         assert alone.network_calls[0] == together.network_calls[i]
+
+
+def test_stage_1_starts_from_the_image_without_as_much_of_a_dense_trigger_as_is_likely():
+    x0, wanted = flat(0, 0, 0, n=3), flat(0.5, -0.5, -0.5)[0]
+    dense = torch.tensor([-40.0, -FAVOUR, 40.0])
+
+    class Unsure(WhiteIsForeign):
+        def forward(self, x, erased=None):
+            return super().forward(x, erased)._replace(dense=dense)
+
+    stage1 = run(x0, restorer=Unsure()).stage1
+    for result, share in zip(stage1, (0, 0.5, 1), strict=True):
+        torch.testing.assert_close(result, share * wanted)
+    assert torch.equal(as_it_is(x0, restorer=Unsure()).stage1, x0)
 
 
 def test_the_calls_that_are_counted_are_made():
