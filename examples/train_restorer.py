@@ -4,7 +4,7 @@
     python examples/train_restorer.py --network dense --minutes 75 --out runs/restorer
 
 A step of "local" draws 72 images to be searched (24 clean, 20 with a local trigger, 28 with a dense one) and 12 with an
-erased region to be filled; one of "dense" 72 (17 clean, 17 with a local trigger, 38 with a dense one). A run ends after
+erased region to be filled; one of "dense" 72 (12 clean, 12 with a local trigger, 48 with a dense one). A run ends after
 --minutes of processor time; killed, it resumes. The one that finds the other's weights in OUT calibrates both and
 leaves them in OUT/restorer, in float16, in the form of sampdetox_transforms/weights/restorer.
 One GTSRB track in twenty and every twentieth CIFAR image are left out of training; thresholds come from them.
@@ -31,7 +31,7 @@ from sampdetox_transforms.precision import has_fast_bf16
 from sampdetox_transforms.restorer import Answer, Block, Specialists
 from sampdetox_transforms.synthetic_triggers import dense_triggers, erasures, local_triggers, uniform
 
-SEARCHED, CLEAN, DENSE, FILLED, ALL_OVER = 72, 24, 28, 12, 38
+SEARCHED, CLEAN, DENSE, FILLED, ALL_OVER = 72, 24, 28, 12, 48
 RATE, WARMUP, DECAY, HELD_OUT, TOLERANCE = 1.5e-3, 300, 0.9985, 20, 6 / 255
 # whole GTSRB images, cropped to the sign, between the two, and CIFAR-10
 SHARES = (0.32, 0.22, 0.14, 0.32)

@@ -368,7 +368,7 @@ def noise_patterns(images: Images, every: Images, generator: Generator) -> Image
 def smooth_patterns(images: Images, every: Images, generator: Generator) -> Images:
     """Plus or minus a smooth pattern of 10 to 60 grey levels, of one colour (tint, vignette) or of many."""
     n, c = images.shape[:2]
-    pattern = smooth_noise(images, c, generator, 2, 16)
+    pattern = smooth_noise(images, c, generator, 2, 10)
     one = uniform((n, 1, 1, 1), 0, 1, images, generator) < 0.4
     pattern = torch.where(one, pattern[:, :1] * uniform((n, c, 1, 1), 0, 1, images, generator), pattern)
     sign = torch.where(uniform((n, 1, 1, 1), 0, 1, images, generator) < 0.7, 1.0, -1.0)
@@ -431,11 +431,11 @@ LARGE_SHAPES = (
 )
 CONTENTS = ((solid, 0.5), (two_colours, 0.13), (noise, 0.14), (gradient, 0.07), (sticker, 0.16))
 DENSE = (
-    (waves, 0.12),
-    (blends, 0.28),
-    (noise_patterns, 0.08),
-    (smooth_patterns, 0.2),
-    (fewer_colours, 0.1),
+    (waves, 0.07),
+    (blends, 0.37),
+    (noise_patterns, 0.05),
+    (smooth_patterns, 0.3),
+    (fewer_colours, 0.06),
     (encodings, 0.11),
-    (warps, 0.11),
+    (warps, 0.04),
 )
