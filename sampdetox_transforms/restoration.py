@@ -1,7 +1,7 @@
 """Past the paper: look for the trigger before diffusion, and take its region out instead of noising it.
 
-A small patch keeps its mean under the noise of Algorithm 1's local stage, and the denoiser rebuilds it. Here a
-``Restorer`` says which pixels do not belong; they are filled from those around them, without any information from
+A small patch keeps its mean under the noise of Algorithm 1's local stage, and the denoiser rebuilds it. Here
+``Specialists`` say which pixels do not belong; they are filled from those around them, without any information from
 inside, and looked at again. A trigger all over the image leaves nothing to fill from: the network's estimate of the
 image without it, and a higher noise level, take its place. Pure functions on (b, c, h, w) tensors in [-1, 1].
 """
@@ -13,13 +13,12 @@ from torch import Tensor
 from sampdetox_transforms.calibration import Calibration
 from sampdetox_transforms.localisation import dilate, hysteresis, local_suspicion
 from sampdetox_transforms.noise import fresh_noise, subset
-from sampdetox_transforms.restorer import Answer, Restorer, Specialists
+from sampdetox_transforms.restorer import Answer, Specialists
 from sampdetox_transforms.sampdetox import Purified, global_stage
 from sampdetox_transforms.samplers import Denoiser, Noise, Step, ddim_step, grid
 from sampdetox_transforms.schedule import Schedule
 from sampdetox_transforms.search_scale import enlarge, enlarge_map, shrink
 
-Searcher = Restorer | Specialists
 SEARCH = 2  # networks that look at an image
 # Added to the logit of a dense trigger in ``expected``. On held-out training images: without any bound on P the faint
 # triggers lose most (mean ASR .372 against .393 at 0), but small classifiers lose .9 points of clean accuracy; at 1 .3.
@@ -31,7 +30,7 @@ def purify_and_restore(
     denoiser: Denoiser,
     schedule: Schedule,
     *,
-    restorer: Searcher,
+    restorer: Specialists,
     calibration: Calibration,
     t1: float = 12,
     t2: float = 120,
@@ -39,7 +38,7 @@ def purify_and_restore(
     step: Step = ddim_step,
     seed: float = -0.5,
     low: float = -1.0,
-    margin: int = 1,
+    margin: int = 0,
     looks: int = 2,
     largest: float = 0.4,
     estimate: bool = True,
@@ -102,7 +101,7 @@ def purify_and_restore(
 def remove_trigger(
     x: Float[Tensor, "b c h w"],
     answer: Answer,
-    restorer: Searcher,
+    restorer: Specialists,
     calibration: Calibration,
     *,
     seed: float,
@@ -154,6 +153,6 @@ def locate(logits: Float[Tensor, "b 1 h w"], *, seed: float, low: float, margin:
     return dilate(hysteresis(logits, seed, low), pixels)
 
 
-def fill(x: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b 1 h w"], restorer: Searcher) -> Float[Tensor, "b c h w"]:
+def fill(x: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b 1 h w"], restorer: Specialists) -> Float[Tensor, "b c h w"]:
     """The masked pixels as the network predicts them from the others; nothing in them is looked at."""
     return torch.where(mask, restorer(x, mask).image.clamp(-1, 1), x)

@@ -39,14 +39,15 @@ def images():
     return smooth
 
 
-@pytest.mark.parametrize("name", ["one look", "no margin", "no hysteresis"])
+@pytest.mark.parametrize("name", ["one look", "margin of 1 pixel", "no hysteresis"])
 def test_a_variant_differs_in_one_argument(example, name):
     variant = example.build(f"restore, {name}", SETTING, None).settings.algorithm()
     plain = PRESETS["restore"].algorithm()
     default = plain.func.__kwdefaults__
     assert variant.func is plain.func
     changed = {key: v for key, v in variant.keywords.items() if key != "step" and v != plain.keywords.get(key)}
-    expected = {"one look": {"looks": 1}, "no margin": {"margin": 0}, "no hysteresis": {"low": default["seed"]}}[name]
+    variants = {"one look": {"looks": 1}, "margin of 1 pixel": {"margin": 1}, "no hysteresis": {"low": default["seed"]}}
+    expected = variants[name]
     assert changed == expected and expected.items().isdisjoint(default.items())
 
 
