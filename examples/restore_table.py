@@ -90,8 +90,8 @@ RESTORE = Variant(**asdict(PRESETS["restore"]))
 VARIANTS = {
     "restore, no search": RESTORE,
     "restore, no dense answer": replace(RESTORE, changed={"largest": 1.0}),
-    "restore, one look": replace(RESTORE, changed={"looks": 1}),
-    "restore, margin of 1 pixel": replace(RESTORE, changed={"margin": 1}),
+    "restore, one look": replace(RESTORE, changed={"margins": (0,)}),
+    "restore, margin of 1 pixel": replace(RESTORE, changed={"margins": (1, 1)}),
     "restore, no hysteresis": replace(RESTORE, changed={"low": KEYWORDS["seed"]}),
     "restore, noise instead of fill": replace(RESTORE, run=noise_located),
     "restore, no estimate": replace(RESTORE, changed={"estimate": False}),

@@ -20,9 +20,10 @@ from sampdetox_transforms.schedule import Schedule
 from sampdetox_transforms.search_scale import enlarge, enlarge_map, shrink
 
 SEARCH = 2  # networks that look at an image
-# Added to the logit of a dense trigger in ``expected``. On held-out training images: without any bound on P the faint
-# triggers lose most (mean ASR .372 against .393 at 0), but small classifiers lose .9 points of clean accuracy; at 1 .3.
-FAVOUR = 1.0
+# How much of the estimate ``lightened`` takes. On held-out training images (means of five victims and three small
+# classifiers, CA / PA / ASR, CA): 1 P(logit) .985 / .364 / .629, .996; 2 P(logit) .987 / .406 / .574, .992;
+# 3 P(logit - 1) .989 / .409 / .526, .992; 4 P(logit - 1) .984 / .383 / .529, .985, as it overdoes what it sees well.
+GAIN, DOUBT = 3.0, 1.0
 
 
 def purify_and_restore(
@@ -38,8 +39,7 @@ def purify_and_restore(
     step: Step = ddim_step,
     seed: float = -0.5,
     low: float = -1.0,
-    margin: int = 0,
-    looks: int = 2,
+    margins: tuple[int, ...] = (0, 1),
     largest: float = 0.4,
     estimate: bool = True,
     noise: Noise = fresh_noise,
@@ -55,19 +55,20 @@ def purify_and_restore(
         t2: the level for images with a dense trigger, after the network's estimate has taken their place.
         seed: logit from which a pixel of a flagged image is located.
         low: logit from which a pixel next to a located one is located as well.
-        margin: pixels that the mask is grown by, for images of 32 pixels.
-        looks: how often the image is searched, the first time included.
+        margins: for each look at the image, how many pixels of an image of 32 the mask is grown by: what is found
+            although it was filled reaches beyond the mask. At least 1 where the image was shrunk to be searched.
         largest: share of the pixels from which on a mask is too large to be filled; the trigger counts as dense.
-        estimate: start from ``expected``, which takes away a part of what is too faint to be flagged, instead of from
+        estimate: start from ``lightened``, which takes away a part of what is too faint to be flagged, instead of from
             the image.
 
     Network calls: 3 for an image without a trigger at t1 <= stride (a search is two, see ``Specialists``); at most
-    3 * looks + 2 with a local one, and one more for each stride of t2 with a dense one.
+    3 * len(margins) + 2 with a local one, and one more for each stride of t2 with a dense one.
     """
     levels = grid(t1, stride)
     small = shrink(x0)
+    shrunk = small.shape != x0.shape
     answer = restorer(small)
-    x = expected(small, answer) if estimate else small
+    x = lightened(small, answer) if estimate else small
     stage1 = global_stage(enlarge(x0, small, x), denoiser, schedule, levels, step, noise)
     suspicion = local_suspicion(answer.local)
     share = calibration.clean_share(suspicion, answer.dense)
@@ -80,7 +81,14 @@ def purify_and_restore(
     if len(index):
         first = Answer(*(part[index] for part in answer))
         filled, found, dense, looked = remove_trigger(
-            small[index], first, restorer, calibration, seed=seed, low=low, margin=margin, looks=looks, largest=largest
+            small[index],
+            first,
+            restorer,
+            calibration,
+            seed=seed,
+            low=low,
+            margins=tuple(max(margin, shrunk) for margin in margins),
+            largest=largest,
         )
         filled, found = enlarge(x0[index], small[index], filled, found), enlarge_map(found.to(x0), x0) > 0
         again, level = torch.empty_like(filled), torch.where(dense, float(t2), float(t1))
@@ -106,8 +114,7 @@ def remove_trigger(
     *,
     seed: float,
     low: float,
-    margin: int,
-    looks: int,
+    margins: tuple[int, ...],
     largest: float,
 ) -> tuple[Tensor, Bool[Tensor, "b 1 h w"], Bool[Tensor, " b"], Int[Tensor, " b"]]:
     """Fill what was located, look again, and fill what still stands out: image, mask, whether dense, network calls.
@@ -116,7 +123,7 @@ def remove_trigger(
     """
     local, dense_from = calibration.thresholds
     dense = answer.dense > dense_from
-    found = locate(answer.local, seed=seed, low=low, margin=margin)
+    found = locate(answer.local, seed=seed, low=low, margin=margins[0])
     # where the image is flagged for its local suspicion alone, what stands out most is located whatever its logit
     alone = (local_suspicion(answer.local) > local) & ~found.any(dim=(1, 2, 3))
     peak = dilate(answer.local >= answer.local.amax(dim=(1, 2, 3), keepdim=True), 1)
@@ -127,12 +134,12 @@ def remove_trigger(
     mask = found & ~too_large[:, None, None, None]
     calls = torch.zeros(len(x), dtype=torch.long, device=x.device)
     index, filled = mask.any(dim=(1, 2, 3)).nonzero()[:, 0], x
-    for look in range(looks):
+    for margin in (*margins[1:], None):
         if not len(index):
             break
         filled = filled.index_put((index,), fill(x[index], mask[index], restorer))
         calls[index] += 1
-        if look + 1 < looks:
+        if margin is not None:
             more = locate(restorer(filled[index]).local, seed=seed, low=low, margin=margin)
             calls[index] += SEARCH
             wider = mask[index] | more
@@ -142,9 +149,13 @@ def remove_trigger(
     return filled, mask, dense, calls
 
 
-def expected(x: Float[Tensor, "b c h w"], answer: Answer) -> Float[Tensor, "b c h w"]:
-    """The image without a dense trigger, as far as one is likely: x + P(trigger) (E[image | trigger] - x)."""
-    return torch.lerp(x, answer.image, (answer.dense + FAVOUR).sigmoid()[:, None, None, None]).clamp(-1, 1)
+def lightened(x: Float[Tensor, "b c h w"], answer: Answer) -> Float[Tensor, "b c h w"]:
+    """The image with less of a dense trigger, as far as one is likely: x + GAIN P(trigger) (E[image | trigger] - x).
+
+    More than the estimate takes, as that is a mean over all that the image may be: half of a wave, a quarter of a
+    blended picture. Half of a trigger is often no trigger.
+    """
+    return torch.lerp(x, answer.image, GAIN * (answer.dense - DOUBT).sigmoid()[:, None, None, None]).clamp(-1, 1)
 
 
 def locate(logits: Float[Tensor, "b 1 h w"], *, seed: float, low: float, margin: int) -> Bool[Tensor, "b 1 h w"]:

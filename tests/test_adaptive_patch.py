@@ -35,7 +35,7 @@ def test_the_gradient_is_that_of_the_decision(attacker, smooth):
 
     (gradient,) = torch.autograd.grad(loss(patch), patch)
     with torch.no_grad():
-        difference = (loss(patch + 1e-6 * direction) - loss(patch - 1e-6 * direction)) / 2e-6
+        difference = (loss(patch + 1e-7 * direction) - loss(patch - 1e-7 * direction)) / 2e-7
     assert float((gradient * direction).sum()) == pytest.approx(float(difference), rel=1e-4)
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 from sampdetox_transforms import Denoiser, DetoxWrapper, SampDetox, Schedule
 from sampdetox_transforms.calibration import Calibration
 from sampdetox_transforms.noise import SeededNoise
-from sampdetox_transforms.restoration import FAVOUR, fill, purify_and_restore
+from sampdetox_transforms.restoration import DOUBT, GAIN, fill, purify_and_restore
 from sampdetox_transforms.restorer import Answer, Restorer, RestorerConfig
 from sampdetox_transforms.sampdetox import global_stage
 from sampdetox_transforms.samplers import ddim_step
@@ -69,7 +69,7 @@ def test_a_patch_is_filled_and_the_rest_stays():
     result = as_it_is(x0, restorer=WhiteIsForeign())
     assert torch.equal(result.image[0], x0[0])
     inside = torch.zeros(1, 16, 16, dtype=torch.bool)
-    inside[:, 1:6, 3:8] = True  # the patch, and one pixel around it
+    inside[:, 2:5, 4:7] = True  # the patch
     assert torch.equal(result.mask[1], inside)
     assert torch.equal(result.image[1], torch.where(inside, flat(0.5, -0.5, -0.5)[0], x0[1]))
     assert result.network_calls.tolist() == [2, 2 + 1 + 2]  # a look; a look, a fill and another look
@@ -85,8 +85,8 @@ def test_what_the_first_fill_brings_back_is_taken_out_by_the_second_look():
                 return answer._replace(image=patched(flat(0.5, -0.5, -0.5, n=len(x)), 4))
             return answer
 
-    once = as_it_is(patched(flat(0, 0, 0)), restorer=LeavesSome(), looks=1)
-    twice = as_it_is(patched(flat(0, 0, 0)), restorer=LeavesSome(), looks=2)
+    once = as_it_is(patched(flat(0, 0, 0)), restorer=LeavesSome(), margins=(0,))
+    twice = as_it_is(patched(flat(0, 0, 0)), restorer=LeavesSome())
     assert (once.image > 0.9).any() and not (twice.image > 0.9).any()
     assert (once.mask <= twice.mask).all()
 
@@ -132,17 +132,17 @@ def test_an_image_does_not_depend_on_its_batch():
         assert alone.network_calls[0] == together.network_calls[i]
 
 
-def test_stage_1_starts_from_the_image_without_as_much_of_a_dense_trigger_as_is_likely():
+def test_stage_1_starts_from_the_image_with_less_of_a_dense_trigger_the_likelier_it_is():
     x0, wanted = flat(0, 0, 0, n=3), flat(0.5, -0.5, -0.5)[0]
-    dense = torch.tensor([-40.0, -FAVOUR, 40.0])
+    dense = torch.tensor([-40.0, DOUBT, 40.0])
 
     class Unsure(WhiteIsForeign):
         def forward(self, x, erased=None):
             return super().forward(x, erased)._replace(dense=dense)
 
     stage1 = run(x0, restorer=Unsure()).stage1
-    for result, share in zip(stage1, (0, 0.5, 1), strict=True):
-        torch.testing.assert_close(result, share * wanted)
+    for result, share in zip(stage1, (0, 0.5 * GAIN, GAIN), strict=True):
+        torch.testing.assert_close(result, (share * wanted).clamp(-1, 1))
     assert torch.equal(as_it_is(x0, restorer=Unsure()).stage1, x0)
 
 

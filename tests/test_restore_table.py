@@ -46,7 +46,8 @@ def test_a_variant_differs_in_one_argument(example, name):
     default = plain.func.__kwdefaults__
     assert variant.func is plain.func
     changed = {key: v for key, v in variant.keywords.items() if key != "step" and v != plain.keywords.get(key)}
-    variants = {"one look": {"looks": 1}, "margin of 1 pixel": {"margin": 1}, "no hysteresis": {"low": default["seed"]}}
+    variants = {"one look": {"margins": (0,)}, "margin of 1 pixel": {"margins": (1, 1)}}
+    variants["no hysteresis"] = {"low": default["seed"]}
     expected = variants[name]
     assert changed == expected and expected.items().isdisjoint(default.items())
 
