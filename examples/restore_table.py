@@ -81,8 +81,12 @@ class Variant(Preset):
 
 
 def never(calibration: Calibration, *kinds: str) -> Calibration:
-    """The same where no image is suspected of these kinds of triggers."""
-    return replace(calibration, **{kind: tuple(v + 1e9 for v in getattr(calibration, kind)) for kind in kinds})
+    """The same where no image is suspected enough of these kinds of triggers; what is less suspicious stays as it is."""
+
+    def out_of_reach(values: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(v + 1e9 * (i > 0.95 * (len(values) - 1)) for i, v in enumerate(values))
+
+    return replace(calibration, **{kind: out_of_reach(getattr(calibration, kind)) for kind in kinds})
 
 
 KEYWORDS = purify_and_restore.__kwdefaults__ or {}

@@ -57,6 +57,11 @@ class Calibration:
         local, dense = (_at(getattr(self, name), 1 - self.false_alarm_rate * part) for name, part in SHARES.items())
         return local, dense
 
+    @property
+    def doubt(self) -> float:
+        """The logit of a dense trigger that one clean image in ten exceeds."""
+        return _at(self.dense, 0.9)
+
     def clean_share(self, local: Float[Tensor, " b"], dense: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """The share of clean images that look at least as suspicious as each image does: at most 1, float64.
 
