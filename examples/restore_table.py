@@ -81,7 +81,7 @@ class Variant(Preset):
 
 
 def never(calibration: Calibration, *kinds: str) -> Calibration:
-    """The same where no image is suspected enough of these kinds of triggers; what is less suspicious stays as it is."""
+    """The same where no image is suspected enough of these kinds of triggers; the lower values stay."""
 
     def out_of_reach(values: tuple[float, ...]) -> tuple[float, ...]:
         return tuple(v + 1e9 * (i > 0.95 * (len(values) - 1)) for i, v in enumerate(values))
