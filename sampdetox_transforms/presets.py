@@ -159,7 +159,7 @@ PAPER = Preset(schedule="cosine", sampler="ddpm", stride=1, data_range=1.0)
 
 PRESETS = {
     "ddim": Preset(),
-    "restore": Preset(t1=12, t2=120, local_stage="restore"),
+    "restore": Preset(t1=12, t2=120, stride=60, local_stage="restore"),
     "paper": PAPER,
     "paper-linear": replace(PAPER, schedule="linear"),
     "authors-code": Preset(**AUTHORS_CODE),

@@ -36,7 +36,7 @@ def purify_and_restore(
     calibration: Calibration,
     t1: float = 12,
     t2: float = 120,
-    stride: float = 20,
+    stride: float = 60,
     step: Step = ddim_step,
     seed: float = -0.5,
     low: float = -1.0,

@@ -32,7 +32,7 @@ def tree(tmp_path) -> Path:
     The sign is one of the few drawn ones that look clean to networks that know photographs.
     """
     (tmp_path / "in").mkdir()
-    sign = draw_signs(1, seed=8)[0][0]
+    sign = draw_signs(1, seed=36)[0][0]
     left, top, right, bottom = SQUARE
     triggered = sign.clone()
     triggered[:, top:bottom, left:right] = 1
