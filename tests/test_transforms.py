@@ -350,7 +350,7 @@ def test_repr_is_one_line_without_the_network(detox):
         "t1=12",
         "t2=40",
         "sampler='ddim'",
-        "stride=20",
+        "stride=60",
         "local_stage='restore'",
         "seed=0",
     ):
