@@ -20,10 +20,11 @@ from sampdetox_transforms.schedule import Schedule
 from sampdetox_transforms.search_scale import enlarge, enlarge_map, shrink
 
 SEARCH = 2  # networks that look at an image
-# How much of the estimate ``lightened`` takes. On held-out images of GTSRB (means of five victims CA / PA / ASR, then
+# How much of the estimate ``lightened`` takes. With the networks before their last training, whose ``doubt`` was 1.55
+# (it has its own with each calibration), on held-out images of GTSRB (means of five victims CA / PA / ASR, then
 # how often three small classifiers still agree with themselves) and of CIFAR-10 (the latter), l the logit:
 # 1 P(l + 1): .984 / .375 / .610, .990, .966        3 P(l - 1): .989 / .409 / .526, .992, .949
-# 4 P(l - 1): .984 / .383 / .529, .985, not tried   3 P(l - 1.55): .988 / .387 / .553, .993, .958 (so it is embedded)
+# 4 P(l - 1): .984 / .383 / .529, .985, not tried   3 P(l - 1.55): .988 / .387 / .553, .993, .958
 GAIN = 3.0
 
 
