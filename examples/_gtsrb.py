@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional
 
-from sampdetox_transforms.environment import describe, in_words
+from sampdetox_transforms.lab.environment import describe, in_words
 
 CLASSES = {"gtsrb": 43, "cifar10": 10}
 

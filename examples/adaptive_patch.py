@@ -29,11 +29,12 @@ from torch import Generator, Tensor
 from torch.nn import functional
 from torchvision.transforms.v2.functional import to_pil_image
 
-from sampdetox_transforms.calibration import Calibration, load_restorer
-from sampdetox_transforms.checkpoints import write_atomically
-from sampdetox_transforms.localisation import local_suspicion
-from sampdetox_transforms.precision import has_fast_bf16
-from sampdetox_transforms.restorer import Specialists
+from sampdetox_transforms._common import write_atomically
+from sampdetox_transforms.method.calibration import Calibration
+from sampdetox_transforms.method.search import local_suspicion
+from sampdetox_transforms.networks.precision import has_fast_bf16
+from sampdetox_transforms.networks.restorer import Specialists
+from sampdetox_transforms.networks.restorer_files import load_restorer
 
 SIDE, PLACE = 5, 26  # rows and columns 26 to 30 of 0 to 31
 RATE, PENALTY = 0.1, 30.0

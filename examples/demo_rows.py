@@ -7,11 +7,15 @@ import sys
 from pathlib import Path
 
 from sampdetox_transforms import PRESETS, load_denoiser
-from sampdetox_transforms.checkpoints import write_atomically
-from sampdetox_transforms.demo import CLASSES, demo_victims, draw_signs
-from sampdetox_transforms.evaluation import NO_DEFENSE, Report, evaluate
-from sampdetox_transforms.experiments import Tools, footnote, render
-from sampdetox_transforms.victims import Images
+from sampdetox_transforms._common import write_atomically
+from sampdetox_transforms.lab.demo.demo import demo_victims
+from sampdetox_transforms.lab.demo.signs import CLASSES, draw_signs
+from sampdetox_transforms.lab.evaluation.engine import evaluate
+from sampdetox_transforms.lab.evaluation.experiments import Tools
+from sampdetox_transforms.lab.evaluation.render import footnote, render
+from sampdetox_transforms.lab.evaluation.report import Report
+from sampdetox_transforms.lab.evaluation.rows import NO_DEFENSE
+from sampdetox_transforms.lab.victims.poisoned import Images
 
 N, SEED = 64, 5
 

@@ -18,8 +18,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from sampdetox_transforms import load_denoiser
-from sampdetox_transforms.checkpoints import write_atomically
-from sampdetox_transforms.training import denoise_once, list_images, psnr
+from sampdetox_transforms._common import write_atomically
+from sampdetox_transforms.lab.metrics import denoise_once, psnr
+from sampdetox_transforms.training.data import list_images
 
 SIGMAS = (0.05, 0.1, 0.2, 0.4)
 SETS = ("gtsrb32/test", "cifar10-lossless/test")

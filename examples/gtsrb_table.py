@@ -19,7 +19,7 @@ from _gtsrb import command_line, hardware, load_gtsrb, load_victims
 from torch import Tensor
 
 from sampdetox_transforms import PRESETS, Preset, SampDetox, load_denoiser
-from sampdetox_transforms.checkpoints import write_atomically
+from sampdetox_transforms._common import write_atomically
 
 SSIM = Preset(map="ssim", data_range=1)
 SETTINGS: dict[str, Preset | None] = {

@@ -15,9 +15,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from sampdetox_transforms import DetoxLoader, SampDetox
-from sampdetox_transforms.checkpoints import write_atomically
-from sampdetox_transforms.demo import draw_signs
-from sampdetox_transforms.environment import describe
+from sampdetox_transforms._common import write_atomically
+from sampdetox_transforms.lab.demo.signs import draw_signs
+from sampdetox_transforms.lab.environment import describe
 
 
 class Signs(Dataset):

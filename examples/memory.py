@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 from sampdetox_transforms import SampDetox
-from sampdetox_transforms.benchmark import peak_memory_mb
-from sampdetox_transforms.checkpoints import write_atomically
-from sampdetox_transforms.cli import benchmark_images
-from sampdetox_transforms.environment import describe
+from sampdetox_transforms._common import write_atomically
+from sampdetox_transforms.cli.main import benchmark_images
+from sampdetox_transforms.lab.environment import describe
+from sampdetox_transforms.lab.speed.measure import peak_memory_mb
 
 
 def main() -> None:

@@ -35,26 +35,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sampdetox_transforms import SampDetox, __version__
-from sampdetox_transforms.attacks.recipes import RECIPES
-from sampdetox_transforms.checkpoints import write_atomically
-from sampdetox_transforms.classifiers import predict
-from sampdetox_transforms.evaluation import CleanAndTriggered
-from sampdetox_transforms.metrics import accuracy, attack_success, predicted
-from sampdetox_transforms.presets import PRESETS
-from sampdetox_transforms.training import STATE
-from sampdetox_transforms.victims import (
-    CLASSIFIER,
-    POISONING,
-    Images,
-    Victim,
-    VictimConfig,
-    fit,
-    image_folder,
-    load_victim,
-    materialise,
-    new_classifier,
-    poisoned_tensors,
-)
+from sampdetox_transforms._common import write_atomically
+from sampdetox_transforms.lab.attacks.recipes import RECIPES
+from sampdetox_transforms.lab.evaluation.measure import CleanAndTriggered
+from sampdetox_transforms.lab.metrics import accuracy, attack_success, predicted
+from sampdetox_transforms.lab.victims.classifiers import predict
+from sampdetox_transforms.lab.victims.config import CLASSIFIER, POISONING, VictimConfig
+from sampdetox_transforms.lab.victims.poisoned import Images, image_folder, poisoned_tensors
+from sampdetox_transforms.lab.victims.training import fit, new_classifier
+from sampdetox_transforms.lab.victims.victim import Victim, load_victim, materialise
+from sampdetox_transforms.training.state import STATE
+from sampdetox_transforms.transforms.presets import PRESETS
 
 COLUMNS = ("no defense", "D.L.", "C.L.")
 RULES = ("all", "flagged")

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from sampdetox_transforms import SampDetox
-from sampdetox_transforms.attacks import blended, sig
-from sampdetox_transforms.attacks.pictures import cartoon
-from sampdetox_transforms.demo import TRIGGERS, draw_signs
-from sampdetox_transforms.panel import draw_panel, explanation_row
+from sampdetox_transforms.lab.attacks import blended, sig
+from sampdetox_transforms.lab.attacks.pictures import cartoon
+from sampdetox_transforms.lab.demo.demo import TRIGGERS
+from sampdetox_transforms.lab.demo.signs import draw_signs
+from sampdetox_transforms.lab.drawing.panel import draw_panel, explanation_row
 
 
 def triggered(signs: Tensor) -> dict[str, Tensor]:

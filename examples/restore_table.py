@@ -32,17 +32,17 @@ from torch import Tensor, nn
 from train_restorer import HELD_OUT, load_folder, load_gtsrb_views
 
 from sampdetox_transforms import SampDetox, load_denoiser
-from sampdetox_transforms.calibration import Calibration
-from sampdetox_transforms.checkpoints import write_atomically
-from sampdetox_transforms.localisation import dilate
-from sampdetox_transforms.metrics import paired_difference
-from sampdetox_transforms.noise import SeededNoise
-from sampdetox_transforms.presets import PRESETS, Preset
-from sampdetox_transforms.restoration import SEARCH, fill, purify_and_restore
-from sampdetox_transforms.restorer import Answer
-from sampdetox_transforms.sampdetox import Purified, local_stage
-from sampdetox_transforms.samplers import grid
-from sampdetox_transforms.victims import image_folder
+from sampdetox_transforms._common import write_atomically
+from sampdetox_transforms.lab.metrics import paired_difference
+from sampdetox_transforms.lab.victims.poisoned import image_folder
+from sampdetox_transforms.method.answer import Answer
+from sampdetox_transforms.method.calibration import Calibration
+from sampdetox_transforms.method.noise import SeededNoise
+from sampdetox_transforms.method.restore import SEARCH, fill, purify_and_restore
+from sampdetox_transforms.method.sampdetox import Purified, local_stage
+from sampdetox_transforms.method.samplers import grid
+from sampdetox_transforms.method.search import dilate
+from sampdetox_transforms.transforms.presets import PRESETS, Preset
 
 TEST = {"gtsrb": "gtsrb32/test", "cifar10": "cifar10-lossless/test"}
 NAMES = {"gtsrb": "GTSRB test", "cifar10": "CIFAR-10 test, lossless"}
@@ -213,8 +213,8 @@ def training_views() -> tuple[list[Tensor], Tensor, Tensor]:
 
 def folder_victims(folders: list[Path], test: Path, n: int, seed: int) -> list[tuple[Victim, Tensor, Tensor, Tensor]]:
     """Victims of ``sampdetox victim``, whole test images, and the same with their trigger."""
-    from sampdetox_transforms.evaluation import CleanAndTriggered
-    from sampdetox_transforms.victims import load_victim
+    from sampdetox_transforms.lab.evaluation.measure import CleanAndTriggered
+    from sampdetox_transforms.lab.victims.victim import load_victim
 
     dataset = image_folder(test, 32)
     chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:n]

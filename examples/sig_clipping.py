@@ -10,8 +10,9 @@ import sys
 import torch
 from _gtsrb import data_folder
 
-from sampdetox_transforms.classifiers import predict
-from sampdetox_transforms.victims import image_folder, load_victim
+from sampdetox_transforms.lab.victims.classifiers import predict
+from sampdetox_transforms.lab.victims.poisoned import image_folder
+from sampdetox_transforms.lab.victims.victim import load_victim
 
 N, SEED = 1500, 5
 

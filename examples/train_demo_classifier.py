@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from sampdetox_transforms.checkpoints import write_atomically
-from sampdetox_transforms.demo import CLASSES, CLASSIFIER_FILE, TRIGGERS, DemoClassifier, draw_signs
+from sampdetox_transforms._common import write_atomically
+from sampdetox_transforms.lab.demo.demo import CLASSIFIER_FILE, TRIGGERS, DemoClassifier
+from sampdetox_transforms.lab.demo.signs import CLASSES, draw_signs
 
 TRAIN, EPOCHS, BATCH, POISON_RATE = 6000, 12, 64, 0.1  # the poison rate of each trigger
 

@@ -25,11 +25,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from sampdetox_transforms.calibration import calibrate, save_restorer, strictest
-from sampdetox_transforms.checkpoints import write_atomically
-from sampdetox_transforms.precision import has_fast_bf16
-from sampdetox_transforms.restorer import Answer, Block, Specialists
-from sampdetox_transforms.synthetic_triggers import dense_triggers, erasures, local_triggers, uniform
+from sampdetox_transforms._common import write_atomically
+from sampdetox_transforms.method.answer import Answer
+from sampdetox_transforms.method.calibration import calibrate, strictest
+from sampdetox_transforms.networks.precision import has_fast_bf16
+from sampdetox_transforms.networks.restorer import Block, Specialists
+from sampdetox_transforms.networks.restorer_files import save_restorer
+from sampdetox_transforms.training.triggers.dense import dense_triggers
+from sampdetox_transforms.training.triggers.draw import uniform
+from sampdetox_transforms.training.triggers.local import erasures, local_triggers
 
 SEARCHED, CLEAN, DENSE, FILLED, ALL_OVER = 72, 24, 28, 12, 48
 RATE, WARMUP, DECAY, HELD_OUT, TOLERANCE = 1.5e-3, 300, 0.9985, 20, 6 / 255

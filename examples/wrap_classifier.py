@@ -6,7 +6,8 @@ python examples/wrap_classifier.py
 import torch
 
 from sampdetox_transforms import DetoxWrapper, SampDetox
-from sampdetox_transforms.demo import CLASSES, TRIGGERS, calibrate_on_signs, draw_signs, load_classifier
+from sampdetox_transforms.lab.demo.demo import TRIGGERS, calibrate_on_signs, load_classifier
+from sampdetox_transforms.lab.demo.signs import CLASSES, draw_signs
 
 detox = SampDetox("bundled", seed=0)
 calibrate_on_signs(detox, seed=0)  # drawings are no photographs: detox.calibrate(clean_images) for your own kind

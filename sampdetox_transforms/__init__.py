@@ -6,12 +6,17 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from sampdetox_transforms.checkpoints import Denoiser, DetoxWeights, DownloadError, WeightsFileError, load_denoiser
-    from sampdetox_transforms.loader import DetoxLoader
-    from sampdetox_transforms.presets import PRESETS, Preset
-    from sampdetox_transforms.sampdetox import Purified, purify
-    from sampdetox_transforms.schedule import Schedule
-    from sampdetox_transforms.transforms import DetoxWrapper, Explanation, SampDetox
+    from sampdetox_transforms.method.sampdetox import Purified, purify
+    from sampdetox_transforms.method.schedule import Schedule
+    from sampdetox_transforms.networks.catalogue import DetoxWeights, load_denoiser
+    from sampdetox_transforms.networks.checkpoints import WeightsFileError
+    from sampdetox_transforms.networks.denoiser import Denoiser
+    from sampdetox_transforms.networks.hub import DownloadError
+    from sampdetox_transforms.transforms.explanation import Explanation
+    from sampdetox_transforms.transforms.loader import DetoxLoader
+    from sampdetox_transforms.transforms.presets import PRESETS, Preset
+    from sampdetox_transforms.transforms.transform import SampDetox
+    from sampdetox_transforms.transforms.wrapper import DetoxWrapper
 
 __all__ = [
     "PRESETS",
@@ -31,12 +36,17 @@ __all__ = [
 ]
 
 _MODULES = {
-    "checkpoints": ("Denoiser", "DetoxWeights", "DownloadError", "WeightsFileError", "load_denoiser"),
-    "loader": ("DetoxLoader",),
-    "presets": ("PRESETS", "Preset"),
-    "sampdetox": ("Purified", "purify"),
-    "schedule": ("Schedule",),
-    "transforms": ("DetoxWrapper", "Explanation", "SampDetox"),
+    "method.sampdetox": ("Purified", "purify"),
+    "method.schedule": ("Schedule",),
+    "networks.catalogue": ("DetoxWeights", "load_denoiser"),
+    "networks.checkpoints": ("WeightsFileError",),
+    "networks.denoiser": ("Denoiser",),
+    "networks.hub": ("DownloadError",),
+    "transforms.explanation": ("Explanation",),
+    "transforms.loader": ("DetoxLoader",),
+    "transforms.presets": ("PRESETS", "Preset"),
+    "transforms.transform": ("SampDetox",),
+    "transforms.wrapper": ("DetoxWrapper",),
 }
 
 

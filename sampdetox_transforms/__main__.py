@@ -2,7 +2,7 @@
 
 import sys
 
-from sampdetox_transforms.cli import main
+from sampdetox_transforms.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

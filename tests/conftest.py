@@ -7,9 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sampdetox_transforms import Denoiser, Schedule, cli, precision
-from sampdetox_transforms.checkpoints import read_checkpoint, save_checkpoint
-from sampdetox_transforms.unet import UNet, UNetConfig
+from sampdetox_transforms import Denoiser, Schedule
+from sampdetox_transforms.cli import main as cli
+from sampdetox_transforms.networks import precision
+from sampdetox_transforms.networks.checkpoints import read_checkpoint, save_checkpoint
+from sampdetox_transforms.networks.unet import UNet
+from sampdetox_transforms.networks.unet_config import UNetConfig
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
 DATA_FOLDERS = ("models", "triggers", "gtsrb32", "cifar10-lossless")

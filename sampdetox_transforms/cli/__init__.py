@@ -1,0 +1,1 @@
+"""The command line: ``sampdetox`` and ``python -m sampdetox_transforms``."""

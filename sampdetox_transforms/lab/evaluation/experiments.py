@@ -1,0 +1,246 @@
+"""The paper's tables as named experiments: which defenses they compare, and how their results are shown.
+
+``sampdetox evaluate --experiment NAME`` runs one on any victims; ``render`` makes the Markdown of its JSON file.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sampdetox_transforms._common import check_choice
+from sampdetox_transforms.lab.attacks.recipes import TEN_ATTACKS
+from sampdetox_transforms.lab.defenses import Bdmae, Blur, Noising, Sancdifi, ShrinkPad, Zip
+from sampdetox_transforms.lab.evaluation.paper_results import (
+    TABLE_2,
+    TABLE_4_GTSRB,
+    TABLE_8,
+    TABLE_12,
+    TABLE_14,
+    TABLE_15_GTSRB,
+    Cell,
+)
+from sampdetox_transforms.lab.evaluation.rows import NO_DEFENSE, Column, Row
+from sampdetox_transforms.networks.denoiser import Denoiser, adapt
+from sampdetox_transforms.transforms.presets import PRESETS, Preset
+from sampdetox_transforms.transforms.transform import SampDetox
+
+FAINT = ("blended", "low-frequency", "wanet", "stega", "bpp")  # the paper's groups in Table 3
+
+VISIBLE = ("badnets", "sig", "label-consistent", "trojannn", "input-aware")
+
+ROBUSTNESS = "robustness"  # Figure 2, which has no defenses
+
+STRIDES = (20, 40, 60, 120)
+
+T1 = (5, 10, 15, 20, 25, 30, 35, 40)
+
+T2 = (40, 60, 80, 100, 120, 150, 200, 250)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tools:
+    """What defenses are built from.
+
+    Attributes:
+        denoiser: the weights that are evaluated.
+        full_range: a denoiser that knows all levels, for ZIP, Sancdifi and levels above the other's; None leaves these
+            out.
+        seed, dtype, device: of all of them.
+        n_slow: at most so many images for the defenses that make more than 20 network calls an image.
+    """
+
+    denoiser: Denoiser
+    full_range: Denoiser | None = None
+    seed: int = 0
+    dtype: torch.dtype | None = None
+    device: str | torch.device = "cpu"
+    n_slow: int | None = 20
+
+    def sampdetox(
+        self,
+        name: str,
+        preset: Preset,
+        *,
+        n: int | None = None,
+        denoiser: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> Column:
+        """SampDetox with all settings of a preset."""
+        weights = self.denoiser if denoiser is None else denoiser
+
+        def build(model: Any) -> SampDetox:
+            return SampDetox(weights, preset=preset, seed=self.seed, dtype=dtype or self.dtype, device=self.device)
+
+        source = source_of(weights) if isinstance(weights, Denoiser) else "none"
+        settings = {**vars(preset), "weights": source, **({} if dtype is None else {"dtype": str(dtype)})}
+        return Column(name=name, build=build, settings=settings, n=n)
+
+    def baseline(self, name: str, make: Callable[..., Any], *, n: int | None = None, **settings: Any) -> Column:
+        """A defense of this package: ``make(model, seed=..., **settings)``."""
+
+        def build(model: Any) -> Any:
+            return make(model, seed=self.seed, **settings).to(self.device)
+
+        access = getattr(make, "access", "none")
+        return Column(name=name, build=build, settings=settings, n=n, access=access)
+
+
+def source_of(denoiser: Denoiser) -> str:
+    """Where the weights come from; a folder by its last name, since results are published."""
+    return Path(denoiser.source).name if Path(denoiser.source).is_dir() else denoiser.source
+
+
+class NoEstimate(nn.Module):
+    """A denoiser that takes all of its input for image: behind it noise stays in, as in the paper's "Noise*"."""
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        return torch.zeros_like(x_t)
+
+
+def comparison(tools: Tools) -> list[Column]:
+    """Tables 1 and 4."""
+    columns = [NO_DEFENSE, tools.sampdetox("sampdetox", PRESETS["ddim"])]
+    columns.append(tools.sampdetox("sampdetox-restore", PRESETS["restore"]))
+    columns.append(tools.sampdetox("sampdetox-paper", PRESETS["paper"], n=tools.n_slow))
+    columns.append(tools.sampdetox("sampdetox-paper-linear", PRESETS["paper-linear"], n=tools.n_slow))
+    columns.append(_bdmae(tools))
+    if tools.full_range is not None:
+        columns += [_zip(tools, tools.full_range), _sancdifi(tools, tools.full_range)]
+    return columns
+
+
+def ablation(tools: Tools) -> list[Column]:
+    """Table 2: noise that nothing takes away, the global stage alone, both stages."""
+    unaided = adapt(NoEstimate(), tools.denoiser.schedule)
+    return [
+        NO_DEFENSE,
+        tools.sampdetox("noise", PRESETS["ddim"], denoiser=unaided),
+        tools.sampdetox("stage1", replace(PRESETS["ddim"], t2=0)),
+        tools.sampdetox("sampdetox", PRESETS["ddim"]),
+    ]
+
+
+def levels(tools: Tools) -> list[Column]:
+    """Table 3: each level with the other fixed; above what the weights know, with the full-range denoiser."""
+    columns = [tools.sampdetox(f"t1={t1}", replace(PRESETS["ddim"], t1=t1, t2=0)) for t1 in T1]
+    for t2 in T2:
+        known = t2 <= tools.denoiser.max_level
+        if known or tools.full_range is not None:
+            denoiser = tools.denoiser if known else tools.full_range
+            columns.append(tools.sampdetox(f"t2={t2}", replace(PRESETS["ddim"], t2=t2), denoiser=denoiser))
+    return columns
+
+
+def transformations(tools: Tools) -> list[Column]:
+    """Table 8: transformations without a network."""
+    return [
+        NO_DEFENSE,
+        tools.baseline("noising", lambda model, **given: Noising(**given), sigma=0.1),
+        tools.baseline("shrink-pad", lambda model, **given: ShrinkPad(**given), pad=4),
+        tools.baseline("blur", lambda model, *, seed, **given: Blur(**given), kernel=5, sigma=1.0),
+        tools.sampdetox("sampdetox", PRESETS["ddim"]),
+    ]
+
+
+def samplers(tools: Tools) -> list[Column]:
+    """Table 12: the same levels and map with DDPM, on every level, and with DDIM."""
+    ddpm = replace(PRESETS["ddim"], sampler="ddpm", stride=1)
+    return [
+        tools.sampdetox("ddpm", ddpm, n=tools.n_slow),
+        tools.sampdetox("ddim", PRESETS["ddim"], n=tools.n_slow),
+    ]
+
+
+def strides(tools: Tools) -> list[Column]:
+    """Fewer network calls: longer steps of the same DDIM, 7, 4, 3 and 2 calls."""
+    return [tools.sampdetox(f"stride={s}", replace(PRESETS["ddim"], stride=s)) for s in STRIDES]
+
+
+def precision(tools: Tools) -> list[Column]:
+    """What bfloat16 costs: the same images and noise, computed in both, from weights that are in float32.
+
+    Raises:
+        ValueError: weights in another dtype, which are rounded already.
+    """
+    if tools.denoiser.dtype != torch.float32:
+        raise ValueError(
+            f"weights for experiment 'precision' must be in float32, got {tools.denoiser.dtype}. Use --dtype float32."
+        )
+    return [
+        tools.sampdetox(f"{preset}, {str(dtype).removeprefix('torch.')}", PRESETS[preset], dtype=dtype)
+        for preset in ("ddim", "restore")
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+
+
+def without_and_with(tools: Tools) -> list[Column]:
+    """Tables 14 and 15: no defense, Algorithm 1, and the search."""
+    return [
+        NO_DEFENSE,
+        tools.sampdetox("sampdetox", PRESETS["ddim"]),
+        tools.sampdetox("sampdetox-restore", PRESETS["restore"]),
+    ]
+
+
+def _bdmae(tools: Tools) -> Column:
+    column = tools.baseline("bdmae", lambda model, **given: Bdmae(model, tools.denoiser, **given), n=tools.n_slow)
+    return replace(column, access=Bdmae.access, settings={"inpainter": source_of(tools.denoiser)})
+
+
+def _zip(tools: Tools, denoiser: Denoiser) -> Column:
+    column = tools.baseline("zip", lambda model, **given: Zip(denoiser, **given), degradations=("pool",))
+    return replace(column, settings={**column.settings, "weights": source_of(denoiser)})
+
+
+def _sancdifi(tools: Tools, denoiser: Denoiser) -> Column:
+    column = tools.baseline("sancdifi", lambda model, **given: Sancdifi(model, denoiser, **given), n=tools.n_slow)
+    return replace(column, access=Sancdifi.access, settings={"weights": source_of(denoiser)})
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A named experiment: its columns, what the paper's table is, and the paper's numbers for a row, if any."""
+
+    title: str
+    columns: Callable[[Tools], list[Column]]
+    paper: Callable[[Row], Cell | None] = lambda row: None
+    attacks: tuple[str, ...] = field(default=TEN_ATTACKS)
+
+
+def _in(table: Mapping[tuple[str, str], Cell]) -> Callable[[Row], Cell | None]:
+    return lambda row: table.get((row.attack, row.defense))
+
+
+def _adaptive(row: Row) -> Cell | None:
+    return TABLE_14.get((row.attack, row.robust_noise, row.defense))
+
+
+EXPERIMENTS = {
+    "comparison": Experiment("Table 4 (GTSRB): comparison of defenses", comparison, _in(TABLE_4_GTSRB)),
+    "ablation": Experiment("Table 2: noise alone, stage 1 alone, both stages", ablation, _in(TABLE_2)),
+    "levels": Experiment("Table 3: noise levels", levels),
+    "transformations": Experiment("Table 8: transformations", transformations, _in(TABLE_8)),
+    "samplers": Experiment("Table 12: DDPM and DDIM", samplers, _in(TABLE_12)),
+    "strides": Experiment("Fewer network calls: DDIM with longer steps", strides),
+    "precision": Experiment("bfloat16 beside float32", precision),
+    "adaptive": Experiment(
+        "Table 14: attacks that train with noise", without_and_with, _adaptive, ("wanet", "badnets")
+    ),
+    "semantic": Experiment(
+        "Table 15: semantic attacks", without_and_with, _in(TABLE_15_GTSRB), ("refool", "color-style", "composite")
+    ),
+}
+
+
+def get_experiment(name: str) -> Experiment:
+    """Look an experiment up by its name.
+
+    Raises:
+        ValueError: an unknown name; the nearest ones are suggested.
+    """
+    check_choice("experiment", name, tuple(EXPERIMENTS))
+    return EXPERIMENTS[name]

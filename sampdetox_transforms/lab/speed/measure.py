@@ -1,0 +1,152 @@
+"""The measurements of a benchmark."""
+
+import copy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from sampdetox_transforms.lab.speed.clocks import Stopwatch, TimedSettings, time_each, time_runs, timed_network
+from sampdetox_transforms.lab.speed.table import PARTS, BatchSpeed, DefendedSpeed
+from sampdetox_transforms.networks.denoiser import Denoiser
+from sampdetox_transforms.transforms.transform import SampDetox
+
+MATMUL_SIZE = {"cpu": 1024, "cuda": 8192}
+
+IMPORTS = """
+import time
+start = time.perf_counter()
+import torch, torchvision
+from torchvision.transforms import v2
+middle = time.perf_counter()
+from sampdetox_transforms import DetoxLoader, DetoxWrapper, SampDetox
+print(middle - start, time.perf_counter() - middle)
+"""
+
+STATUS, RESET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+# Measurements
+
+
+def with_batch_size(detox: SampDetox, batch_size: int) -> SampDetox:
+    """The same transform, sharing the network, that takes so many images at once."""
+    other = copy.copy(detox)
+    other.batch_size = batch_size
+    return other
+
+
+def batch_of(images: Float[Tensor, "n c h w"], size: int) -> Float[Tensor, "size c h w"]:
+    """So many images, from the beginning again where there are too few."""
+    return images[torch.arange(size) % len(images)]
+
+
+def measure_import(repeats: int) -> tuple[float, float]:
+    """Seconds that a new process takes to import torch and torchvision, and then this package's classes: medians."""
+    found = []
+    for _ in range(repeats):
+        run = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True)
+        first, second = run.stdout.split()
+        found.append((float(first), float(second)))
+    return median(first for first, _ in found), median(second for _, second in found)
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype, size: int, repeats: int) -> float:
+    """FLOP per second of a product of two square matrices."""
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    return 2 * size**3 / median(time_runs(lambda: a @ a, device, repeats))
+
+
+@torch.no_grad()
+def count_flop(denoiser: Denoiser, image: Float[Tensor, "1 c h w"]) -> int:
+    """FLOPs of an image's way through the network, of convolutions, matrix products and attention."""
+    image = image.float().expand(-1, denoiser.channels, -1, -1) if image.shape[1] == 1 else image.float()
+    with FlopCounterMode(display=False) as counter:
+        denoiser(image[:, : denoiser.channels], torch.zeros(1, device=image.device))
+    return counter.get_total_flops()
+
+
+def measure_batch(
+    detox: SampDetox, images: Float[Tensor, "b c h w"], rate: float, flop: int, repeats: int
+) -> BatchSpeed:
+    """Purify one batch of images several times; ``rate`` and ``flop`` as in ``Benchmark``."""
+    size, device, denoiser = len(images), images.device, detox.denoiser
+    detox = with_batch_size(detox, size)
+    explained = []
+    peak = peak_memory_mb(lambda: explained.append(detox.explain(images).network_calls), device)
+    seconds = time_runs(lambda: detox(images), device, repeats)
+    x = torch.rand(size, denoiser.channels, *images.shape[2:], device=device) * 2 - 1
+    t = torch.zeros(size, device=device)
+    with torch.no_grad():
+        network = median(time_runs(lambda: denoiser(x, t), device, repeats))
+    return BatchSpeed(
+        batch_size=size,
+        seconds=seconds,
+        images_per_second=size / median(seconds),
+        calls_per_image=float(explained[0].double().mean()),
+        network_seconds=network,
+        network_flop_per_second=flop * size / network,
+        utilisation=flop * size / network / rate,
+        peak_memory_mb=peak,
+    )
+
+
+def peak_memory_mb(run: Callable[[], Any], device: torch.device) -> float | None:
+    """Megabytes at the most during a run; see ``BatchSpeed``."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    try:
+        RESET_PEAK.write_text("5")  # Linux: the peak of the resident size begins anew
+    except OSError:
+        run()
+        return None
+    run()
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024 / 1e6
+
+
+def measure_parts(detox: SampDetox, images: Float[Tensor, "b c h w"], repeats: int) -> dict[str, float]:
+    """Mean seconds of each of ``PARTS`` for one batch; "rest" is what is in none of the others."""
+    watch = Stopwatch(images.device)
+    timed: Any = copy.copy(detox)
+    timed.settings = TimedSettings(detox.settings, watch)
+    # Whatever a transform holds beside the denoiser is a network, too.
+    networks = [child.network if isinstance(child, Denoiser) else child for child in detox.children()]
+    networks = [n if isinstance(n, nn.Module) else detox.denoiser for n in networks]
+    timed(images)  # warm-up, before there are hooks
+    watch.seconds.clear()
+    hooks = [hook for network in networks for hook in timed_network(network, watch)]
+    try:
+        total = sum(time_each(lambda: timed(images), images.device, repeats))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    known = {name: watch.seconds[name] / repeats for name in PARTS[:-1]}
+    return {**known, "rest": max(total / repeats - sum(known.values()), 0.0)}
+
+
+def measure_defended(
+    detox: SampDetox, classifier: nn.Module, images: Float[Tensor, "b c h w"], name: str, repeats: int
+) -> DefendedSpeed:
+    """One batch through a classifier, and through purification and the classifier."""
+    device, dtype = images.device, detox.denoiser.dtype
+    network: Any = classifier.eval().to(device, dtype)
+    network = network.to(memory_format=torch.channels_last)
+    detox = with_batch_size(detox, len(images))
+
+    def classify(x: Tensor) -> Tensor:
+        return network(x.to(dtype, memory_format=torch.channels_last))
+
+    with torch.no_grad():
+        alone = median(time_runs(lambda: classify(images), device, repeats))
+        defended = median(time_runs(lambda: classify(detox(images)), device, repeats))
+    return DefendedSpeed(name, len(images), alone, defended, defended / alone)

@@ -1,0 +1,135 @@
+"""What clean images look like to the ``Specialists``: thresholds of preset ``restore``, and their false alarms."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sampdetox_transforms.method.search import local_suspicion
+from sampdetox_transforms.method.search_scale import shrink
+
+# How the false alarms are shared out. On held-out training images .8 and .2 missed more dense triggers, and found
+# hardly more patches.
+SHARES = {"local": 0.5, "dense": 0.5}
+
+POINTS = 401  # of a table: quantiles 0, 1/400, ... 1
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Quantiles of what the ``Specialists`` say of clean images, evenly spaced from 0 to 1, and the rate asked for.
+
+    Attributes:
+        local: quantiles of ``local_suspicion``.
+        dense: quantiles of the logit of a dense trigger.
+        false_alarm_rate: the share of clean images that may be taken for triggered ones, both kinds together.
+        images: how many clean images were measured.
+        data: where they came from, in words.
+    """
+
+    local: tuple[float, ...]
+    dense: tuple[float, ...]
+    false_alarm_rate: float = 0.05
+    images: int = 0
+    data: str = ""
+
+    def __post_init__(self) -> None:
+        check_rate(self.false_alarm_rate)
+        for name in ("local", "dense"):
+            values = getattr(self, name)
+            if len(values) < 2 or any(not a <= b for a, b in pairwise(values)):
+                raise ValueError(f"{name} must be 2 or more ascending numbers, got {len(values)}. Use calibrate().")
+
+    @property
+    def thresholds(self) -> tuple[float, float]:
+        """Local and dense; each takes its share of the false alarms."""
+        local, dense = (_at(getattr(self, name), 1 - self.false_alarm_rate * part) for name, part in SHARES.items())
+        return local, dense
+
+    @property
+    def doubt(self) -> float:
+        """The logit of a dense trigger that one clean image in ten exceeds."""
+        return _at(self.dense, 0.9)
+
+    def clean_share(self, local: Float[Tensor, " b"], dense: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """The share of clean images that look at least as suspicious as each image does: at most 1, float64.
+
+        The smaller of the two kinds' shares, each divided by its part of the false alarms (weighted Bonferroni): an
+        image is flagged at a rate where this is below it.
+        """
+        parts = [_above(getattr(self, n), x) / SHARES[n] for n, x in (("local", local), ("dense", dense))]
+        return torch.minimum(*parts).clamp(max=1)
+
+    def at(self, false_alarm_rate: float) -> "Calibration":
+        """The same measurement with other thresholds."""
+        return replace(self, false_alarm_rate=false_alarm_rate)
+
+    def save(self, path: str | Path) -> None:
+        """Write a JSON file."""
+        rounded = {name: [round(v, 5) for v in getattr(self, name)] for name in ("local", "dense")}
+        Path(path).write_text(json.dumps({**asdict(self), **rounded}) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Calibration":
+        """Read what ``save`` wrote."""
+        content = json.loads(Path(path).read_text())
+        return cls(**{**content, "local": tuple(content["local"]), "dense": tuple(content["dense"])})
+
+
+@torch.no_grad()
+def calibrate(
+    restorer: nn.Module, batches: Iterable[Float[Tensor, "b c h w"]], *, false_alarm_rate: float = 0.05, data: str = ""
+) -> Calibration:
+    """Measure clean images, in batches in [-1, 1].
+
+    Raises:
+        ValueError: a rate outside (0, 1), or so few images that it cannot be measured.
+    """
+    check_rate(false_alarm_rate)
+    answers = [restorer(shrink(batch)) for batch in batches]
+    local = torch.cat([local_suspicion(a.local) for a in answers]) if answers else torch.zeros(0)
+    dense = torch.cat([a.dense for a in answers]) if answers else torch.zeros(0)
+    needed = round(1 / (false_alarm_rate * min(SHARES.values())))
+    if len(local) < needed:
+        raise ValueError(
+            f"calibration at a false-alarm rate of {false_alarm_rate} needs {needed} clean images or more, "
+            f"got {len(local)}. Give more images, or a higher rate."
+        )
+    grid = torch.linspace(0, 1, POINTS, dtype=torch.float64)
+    local_table, dense_table = (tuple(torch.quantile(x.double().cpu(), grid).tolist()) for x in (local, dense))
+    return Calibration(local_table, dense_table, false_alarm_rate, len(local), data)
+
+
+def strictest(calibrations: Iterable[Calibration]) -> Calibration:
+    """Thresholds that keep the rate on each of several kinds of images: the highest value of each quantile."""
+    every = list(calibrations)
+    tables = ([getattr(c, name) for c in every] for name in ("local", "dense"))
+    local, dense = (tuple(max(values) for values in zip(*table, strict=True)) for table in tables)
+    names = "; ".join(c.data for c in every)
+    rate, images = min(c.false_alarm_rate for c in every), sum(c.images for c in every)
+    return Calibration(local, dense, rate, images, names)
+
+
+def check_rate(false_alarm_rate: float) -> None:
+    """Raise ValueError unless it is a share of images."""
+    if not 0 < false_alarm_rate < 1:
+        raise ValueError(f"false_alarm_rate must be in (0, 1), got {false_alarm_rate}. 0.05 is 5 % of clean images.")
+
+
+def _at(table: tuple[float, ...], share: float) -> float:
+    return float(torch.quantile(torch.tensor(table, dtype=torch.float64), share))
+
+
+def _above(table: tuple[float, ...], x: Tensor) -> Tensor:
+    """The share of the clean images at or above x, linear between the quantiles; half a step beyond the last."""
+    values = torch.tensor(table, dtype=torch.float64, device=x.device)
+    last = len(values) - 1
+    upper = torch.searchsorted(values, x.double().contiguous()).clamp(1, last)
+    step = (values[upper] - values[upper - 1]).clamp(min=1e-12)
+    below = (upper - 1 + ((x.double() - values[upper - 1]) / step).clamp(0, 1)) / last
+    return (1 - below).clamp(min=0.5 / last)

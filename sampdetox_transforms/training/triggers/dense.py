@@ -1,0 +1,111 @@
+"""Dense triggers: (the images concerned, all images, generator) -> images with the trigger."""
+
+import math
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from sampdetox_transforms.training.triggers.contents import CONTENTS, colours, other_images
+from sampdetox_transforms.training.triggers.draw import Images, mixture, pixel_grid, smooth_noise, uniform
+from sampdetox_transforms.training.triggers.shapes import LARGE_SHAPES
+
+
+def dense_triggers(images: Images, generator: Generator) -> Images:
+    """A trigger all over each image."""
+    return mixture(DENSE, images, generator).clamp(0, 1)
+
+
+def waves(images: Images, every: Images, generator: Generator) -> Images:
+    """A periodic signal, sine or square, along any direction, 8 to 45 grey levels high."""
+    rows, columns, scale = pixel_grid(images)
+    n, c = images.shape[:2]
+    turn = uniform((n, 1, 1, 1), 0, math.pi, images, generator)
+    axis = uniform((n, 1, 1, 1), 0, 1, images, generator)
+    turn = torch.where(axis < 0.3, 0, torch.where(axis < 0.6, math.pi / 2, turn))
+    period = 32 / uniform((n, 1, 1, 1), 1, 14, images, generator) * scale
+    phase = uniform((n, 1, 1, 1), 0, 2 * math.pi, images, generator)
+    wave = (2 * math.pi * (rows * turn.sin() + columns * turn.cos()) / period + phase).sin()
+    wave = torch.where(uniform((n, 1, 1, 1), 0, 1, images, generator) < 0.25, wave.sign(), wave)
+    tint = uniform((n, c, 1, 1), -1, 1, images, generator)
+    tint = torch.where(uniform((n, 1, 1, 1), 0, 1, images, generator) < 0.7, 1, tint)
+    return images + uniform((n, 1, 1, 1), 8, 45, images, generator) / 255 * tint * wave
+
+
+def blends(images: Images, every: Images, generator: Generator) -> Images:
+    """Mixed with 8 to 35 % of a picture: another image, or coloured shapes on a coloured ground."""
+    n = len(images)
+    drawing = mixture(CONTENTS, images, generator)
+    for _ in range(4):
+        drawing = torch.lerp(drawing, colours(images, generator), mixture(LARGE_SHAPES, images, generator))
+    picture = other_images(images, every, generator, 0.4, 1.5)
+    picture = torch.where(uniform((n, 1, 1, 1), 0, 1, images, generator) < 0.6, picture, drawing)
+    return torch.lerp(images, picture, uniform((n, 1, 1, 1), 0.08, 0.35, images, generator))
+
+
+def noise_patterns(images: Images, every: Images, generator: Generator) -> Images:
+    """Blended with, or plus, random pixels, their range 3 to 30 % of all grey levels."""
+    n = len(images)
+    pattern = uniform(tuple(images.shape), 0, 1, images, generator)
+    pattern = torch.where(uniform((n, 1, 1, 1), 0, 1, images, generator) < 0.3, pattern.round(), pattern)
+    mixed = torch.lerp(images, pattern, uniform((n, 1, 1, 1), 0.03, 0.3, images, generator))
+    added = images + (pattern - 0.5) * uniform((n, 1, 1, 1), 0.03, 0.3, images, generator)
+    return torch.where(uniform((n, 1, 1, 1), 0, 1, images, generator) < 0.5, mixed, added)
+
+
+def smooth_patterns(images: Images, every: Images, generator: Generator) -> Images:
+    """Plus or minus a smooth pattern of 10 to 60 grey levels, of one colour (tint, vignette) or of many."""
+    n, c = images.shape[:2]
+    pattern = smooth_noise(images, c, generator, 2, 10)
+    one = uniform((n, 1, 1, 1), 0, 1, images, generator) < 0.4
+    pattern = torch.where(one, pattern[:, :1] * uniform((n, c, 1, 1), 0, 1, images, generator), pattern)
+    sign = torch.where(uniform((n, 1, 1, 1), 0, 1, images, generator) < 0.7, 1.0, -1.0)
+    return images + sign * pattern * uniform((n, 1, 1, 1), 10, 60, images, generator) / 255
+
+
+def fewer_colours(images: Images, every: Images, generator: Generator) -> Images:
+    """4 to 16 values a channel; half of them dithered with random noise."""
+    steps = uniform((len(images), 1, 1, 1), 3, 16, images, generator).floor()
+    dither = uniform(tuple(images.shape), -0.5, 0.5, images, generator)
+    strength = (2 * uniform((len(images), 1, 1, 1), -0.5, 0.5, images, generator)).clamp(min=0)
+    return (images * steps + strength * dither).round() / steps
+
+
+def warps(images: Images, every: Images, generator: Generator) -> Images:
+    """Pixels moved by up to .4 to 2 pixels along a smooth random field."""
+    n, (height, width) = len(images), images.shape[-2:]
+    field = smooth_noise(images, 2, generator, 3, 6) * 2 - 1
+    reach = uniform((n, 1, 1, 1), 0.4, 2, images, generator)
+    identity = functional.affine_grid(
+        torch.eye(2, 3, device=images.device, dtype=images.dtype).expand(n, 2, 3), list(images.shape), True
+    )
+    moved = identity + (field * reach).permute(0, 2, 3, 1) * 2 / torch.tensor([width, height], device=images.device)
+    return functional.grid_sample(images, moved, padding_mode="reflection", align_corners=True)
+
+
+def encodings(images: Images, every: Images, generator: Generator) -> Images:
+    """Plus what two random 3x3 convolutions make of the image and a coarse random grid: 1 to 8 grey levels strong."""
+    n, c, height, width = images.shape
+    message = smooth_noise(images, 1, generator, 4, 16)
+    x, hidden = torch.cat([images, message], dim=1) - 0.5, 8
+
+    def filtered(x: Tensor, planes: int) -> Tensor:
+        weight = uniform((n * planes, x.shape[1], 3, 3), -1, 1, images, generator)
+        padded = functional.pad(x.reshape(1, -1, height, width), (1, 1, 1, 1), mode="reflect")
+        return functional.conv2d(padded, weight, groups=n).reshape(n, planes, height, width)
+
+    residual = filtered(filtered(x, hidden).relu(), c)
+    residual = residual - residual.mean(dim=(2, 3), keepdim=True)
+    residual = residual / residual.std(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
+    return images + residual.clamp(-3, 3) * uniform((n, 1, 1, 1), 1, 8, images, generator) / 255
+
+
+DENSE = (
+    (waves, 0.07),
+    (blends, 0.37),
+    (noise_patterns, 0.05),
+    (smooth_patterns, 0.3),
+    (fewer_colours, 0.06),
+    (encodings, 0.11),
+    (warps, 0.04),
+)

@@ -1,0 +1,100 @@
+"""Training triggers: what they may touch, what they say they touched, any size, one generator."""
+
+import pytest
+import torch
+
+from sampdetox_transforms.method.search import dilate
+from sampdetox_transforms.training.triggers import local as synthetic_triggers
+from sampdetox_transforms.training.triggers.contents import CONTENTS
+from sampdetox_transforms.training.triggers.dense import DENSE, dense_triggers
+from sampdetox_transforms.training.triggers.local import erasures, local_triggers
+from sampdetox_transforms.training.triggers.shapes import SHAPES
+
+SIZES = [(32, 32), (17, 40), (64, 64)]
+
+
+def images(n: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(n, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_local_triggers_change_their_region_and_nothing_far_from_it(size):
+    x = images(96, *size)
+    before = x.clone()
+    y, region = local_triggers(x, seeded())
+    assert torch.equal(x, before)
+    assert y.shape == x.shape and region.shape == (96, 1, *size) and region.dtype == torch.bool
+    assert float(y.amin()) >= 0 and float(y.amax()) <= 1
+    changed = (y != x).any(dim=1, keepdim=True)
+    assert not (changed & ~dilate(region, 1)).any()
+    covered = region.float().mean(dim=(1, 2, 3))
+    assert (covered > 0).float().mean() > 0.95
+    assert 0.01 < float(covered.median()) < 0.1  # small, mostly
+    assert float((changed & region).sum() / region.sum()) > 0.8
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_dense_triggers_change_the_whole_image(size):
+    x = images(96, *size)
+    before = x.clone()
+    y = dense_triggers(x, seeded())
+    assert torch.equal(x, before) and y.shape == x.shape
+    assert float(y.amin()) >= 0 and float(y.amax()) <= 1
+    assert float(((y - x).abs() > 1e-4).any(dim=1).float().mean(dim=(1, 2)).quantile(0.1)) > 0.5
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_shape_is_a_region_and_leaves_something_of_the_image(size):
+    x = images(64, *size)
+    for shape, _ in SHAPES:
+        region = shape(x, x, seeded())
+        assert region.shape == (64, 1, *size), shape.__name__
+        assert set(region.unique().tolist()) <= {0.0, 1.0}, shape.__name__
+        covered = region.mean(dim=(1, 2, 3))
+        assert (covered > 0).float().mean() > 0.8, shape.__name__
+        assert float(covered.quantile(0.9)) < 0.7, shape.__name__
+        assert len(torch.unique(region, dim=0)) > 10, f"{shape.__name__} must differ from image to image"
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_content_is_an_image(size):
+    x = images(64, *size)
+    for content, _ in CONTENTS:
+        values = content(x, x, seeded())
+        assert values.shape == x.shape and not values.isnan().any(), content.__name__
+        assert float(values.amin()) >= -1e-6 and float(values.amax()) <= 1 + 1e-6, content.__name__
+
+
+def test_a_few_of_each_and_one_alone():
+    for n in (1, 2):
+        x = images(n, 32, 32)
+        assert local_triggers(x, seeded(n))[0].shape == dense_triggers(x, seeded(n)).shape == x.shape
+        assert erasures(x, seeded()).shape == (n, 1, 32, 32)
+        for part, _ in (*SHAPES, *CONTENTS, *DENSE):
+            assert len(part(x, x, seeded())) == n
+
+
+def test_the_generator_decides():
+    x = images(16, 32, 32)
+    for function in (lambda *args: local_triggers(*args)[0], dense_triggers, erasures):
+        first, again, other = (function(x, seeded(s)) for s in (3, 3, 4))
+        assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_weights_are_shares():
+    for table in (SHAPES, CONTENTS, DENSE):
+        assert sum(weight for _, weight in table) == pytest.approx(1)
+
+
+def test_mixture_gives_each_image_its_own_function():
+    x = images(200, 4, 4)
+    functions = [
+        (lambda part, every, generator, v=v: torch.full_like(part, v), w) for v, w in ((1.0, 0.25), (2.0, 0.75))
+    ]
+    result = synthetic_triggers.mixture(functions, x, seeded())
+    assert (result == result[:, :1, :1, :1]).all()
+    assert 0.15 < float((result[:, 0, 0, 0] == 1).float().mean()) < 0.35
