@@ -4,6 +4,7 @@ A photograph was resized and encoded before a trigger was put on it, and may be 
 images have the same history, a network cannot take the history for the trigger.
 """
 
+import io
 import math
 from pathlib import Path
 
@@ -11,8 +12,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Generator, Tensor
 from torch.nn import functional
-from torchvision.io import decode_jpeg, encode_jpeg
-from torchvision.transforms.v2.functional import pil_to_tensor
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from sampdetox_transforms.training.data import list_images
 from sampdetox_transforms.training.triggers.draw import choose, uniform
@@ -85,8 +85,10 @@ def jpeg_some(x: Tensor, share: float, generator: Generator) -> Tensor:
     x = x.clone()
     chance, quality = uniform((2, len(x)), 0, 1, x, generator)
     for i in (chance < share).nonzero()[:, 0].tolist():
-        encoded = encode_jpeg((x[i] * 255).round().clamp(0, 255).byte(), quality=int(35 + 65 * quality[i]))
-        x[i] = decode_jpeg(encoded).to(x) / 255  # pyright: ignore[reportAttributeAccessIssue]
+        buffer = io.BytesIO()
+        to_pil_image((x[i] * 255).round().clamp(0, 255).byte()).save(buffer, "JPEG", quality=int(35 + 65 * quality[i]))
+        with Image.open(buffer) as image:
+            x[i] = pil_to_tensor(image).to(x) / 255
     return x
 
 
