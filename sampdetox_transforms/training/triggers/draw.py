@@ -9,6 +9,8 @@ from torch.nn import functional
 
 Images = Float[Tensor, "n c h w"]
 
+Every = Float[Tensor, "m c h w"]  # the batch that the images concerned are a part of
+
 Region = Float[Tensor, "n 1 h w"]
 
 

@@ -8,11 +8,11 @@ from torch.nn import functional
 
 from sampdetox_transforms.training.triggers import contents, dense, shapes
 from sampdetox_transforms.training.triggers.contents import colours, other_images
-from sampdetox_transforms.training.triggers.draw import Images, Region, mixture, uniform
+from sampdetox_transforms.training.triggers.draw import Every, Images, Region, mixture, uniform
 from sampdetox_transforms.training.triggers.shapes import box, lines, rectangles, shapes_in_boxes
 
 
-def turned_rectangles(images: Images, every: Images, generator: Generator) -> Region:
+def turned_rectangles(images: Images, every: Every, generator: Generator) -> Region:
     """Rectangles turned by up to 46 degrees, as a sticker on a wall is."""
     v, u = box(images, 3, 11, generator)
     turn = uniform((len(images), 1, 1, 1), -0.8, 0.8, images, generator)
@@ -20,7 +20,7 @@ def turned_rectangles(images: Images, every: Images, generator: Generator) -> Re
     return (torch.maximum(across.abs(), along.abs()) <= 0.8).to(images)
 
 
-def drawings(images: Images, every: Images, generator: Generator) -> Images:
+def drawings(images: Images, every: Every, generator: Generator) -> Images:
     """Coloured shapes on a coloured ground: a drawn picture, a logo."""
     drawing = mixture(contents.CONTENTS[:2], images, generator)
     for _ in range(4):
@@ -28,7 +28,7 @@ def drawings(images: Images, every: Images, generator: Generator) -> Images:
     return drawing
 
 
-def textures(images: Images, every: Images, generator: Generator) -> Images:
+def textures(images: Images, every: Every, generator: Generator) -> Images:
     """Noise of several scales, saturated: what optimised patches look like."""
     n, c, height, width = images.shape
     x = torch.zeros_like(images)
@@ -40,7 +40,7 @@ def textures(images: Images, every: Images, generator: Generator) -> Images:
     return (colours(images, generator) * 0.5 + 0.25 + x * 0.5).clamp(0, 1)
 
 
-def stickers(images: Images, every: Images, generator: Generator) -> Images:
+def stickers(images: Images, every: Every, generator: Generator) -> Images:
     """Other images of the batch, whole and small."""
     return other_images(images, every, generator, 1, 8)
 
