@@ -91,7 +91,7 @@ class PhotoUNet(nn.Module):
         h = self.stem(functional.pixel_unshuffle(x, self.unshuffle).to(self.stem.weight.dtype))
         skips, pooled = [], []
         for i, level in enumerate(self.down):
-            for block in level:
+            for block in level:  # pyright: ignore[reportGeneralTypeIssues]
                 h = block(h, next(scales, None))
             pooled += [h.mean(dim=(2, 3)), h.amax(dim=(2, 3))] if self.image_logit is not None else []
             if i < len(self.shrink):
@@ -99,7 +99,7 @@ class PhotoUNet(nn.Module):
                 h = self.shrink[i](h)
         for grow, level in zip(reversed(self.grow), self.up, strict=True):
             h = functional.interpolate(grow(h), scale_factor=2.0) + skips.pop()
-            for block in level:
+            for block in level:  # pyright: ignore[reportGeneralTypeIssues]
                 h = block(h, next(scales, None))
         planes = functional.pixel_shuffle(self.head(h), self.unshuffle)
         return planes, None if self.image_logit is None else self.image_logit(torch.cat(pooled, dim=1))[:, 0]
