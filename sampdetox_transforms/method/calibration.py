@@ -73,11 +73,11 @@ class Calibrations:
     """A calibration for each of the search networks, by their name: those of small images and of large ones.
 
     Attributes:
-        small: for images with a shorter side of at most 48 pixels, or of all sizes where there is no other.
-        large: for larger ones; None where no networks know them.
+        small: for images with a shorter side of at most 48 pixels, or of all sizes where there are no other networks.
+        large: for larger ones.
     """
 
-    small: Calibration
+    small: Calibration | None = None
     large: Calibration | None = None
 
     def of(self, networks: SearchNetworks) -> Calibration:
@@ -111,7 +111,9 @@ class Calibrations:
 
     def at(self, false_alarm_rate: float) -> "Calibrations":
         """The same measurements with other thresholds."""
-        return Calibrations(self.small.at(false_alarm_rate), self.large and self.large.at(false_alarm_rate))
+        return Calibrations(
+            self.small and self.small.at(false_alarm_rate), self.large and self.large.at(false_alarm_rate)
+        )
 
     def having(self, name: str, calibration: Calibration) -> "Calibrations":
         """With another calibration for the networks of this name."""

@@ -136,7 +136,7 @@ class Restore:
         """
         calibration = calibrations.of(networks)
         t1 = self.t1 if self.t1_large is None or min(x0.shape[-2:]) <= SMALL else self.t1_large
-        diffuse = Diffusion(self, networks.denoiser or denoiser, schedule)
+        diffuse = Diffusion(self, networks.denoiser(schedule) or denoiser, schedule)
 
         seen = look(x0, networks, calibration)
         start = enlarge(x0, seen.x, lightened(seen, calibration, self.gain))

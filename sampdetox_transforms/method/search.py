@@ -4,13 +4,15 @@ Also the size at which an image is searched: networks know triggers of a certain
 much larger than those that they were trained on is shrunk before the look, by averages of areas.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
+
+from sampdetox_transforms.method.samplers import Denoiser
+from sampdetox_transforms.method.schedule import Schedule
 
 
 class Answer(NamedTuple):
@@ -40,7 +42,6 @@ class SearchNetworks(Protocol):
         margins: for each look at an image, how many pixels of an image of 32 the mask is grown by; what is found
             although it was filled reaches beyond the mask.
         calls: how many networks a look asks.
-        denoiser: for these images; None takes the one that was given to the algorithm.
     """
 
     name: str
@@ -51,13 +52,16 @@ class SearchNetworks(Protocol):
     possible: float
     margins: tuple[int, ...]
     calls: int
-    denoiser: Callable[[Tensor, Tensor], Tensor] | None
 
     def look(self, x: Float[Tensor, "b c h w"]) -> Answer: ...
 
     def estimate(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]: ...
 
     def fill(self, x: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b 1 h w"]) -> Float[Tensor, "b c h w"]: ...
+
+    def denoiser(self, schedule: Schedule) -> Denoiser | None:
+        """For these images; None takes the one that was given to the algorithm."""
+        ...
 
 
 def local_suspicion(logits: Float[Tensor, "b 1 h w"], window: int = 2) -> Float[Tensor, " b"]:

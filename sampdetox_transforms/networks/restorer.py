@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sampdetox_transforms.method.schedule import Schedule
 from sampdetox_transforms.method.search import Answer
 
 
@@ -86,7 +87,7 @@ class Specialists(nn.Module):
     images for these two.
     """
 
-    name, calls, denoiser = "small", 2, None
+    name, calls = "small", 2
     as_is, side = 48, 32
     window, certain, possible, margins = 2, -0.5, -1.0, (0, 1)
 
@@ -103,6 +104,9 @@ class Specialists(nn.Module):
     def look(self, x: Float[Tensor, "b c h w"]) -> Answer:
         """What both say of the images."""
         return self(x)
+
+    def denoiser(self, schedule: Schedule) -> None:
+        """None: images of this size have the denoiser that the algorithm is given."""
 
     def estimate(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """The images as they would be without a trigger that covers all of them."""
