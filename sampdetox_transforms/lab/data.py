@@ -5,7 +5,7 @@ Nothing of it ships with the package: the environment variable ``SAMPDETOX_DATA`
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,7 +16,9 @@ from torchvision.transforms.v2 import functional
 
 VARIABLE = "SAMPDETOX_DATA"
 
-GTSRB_CLASSES, CIFAR10_CLASSES = 43, 10
+CLASSES = {"gtsrb": 43, "cifar10": 10}
+
+HELD_OUT = 20  # of the training images one in so many was kept from all networks
 
 
 def data_folder(data: str | Path | None = None) -> Path:
@@ -50,12 +52,14 @@ def drawn(total: int, n: int | None, seed: int) -> Int[Tensor, " n"]:
     return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:n]
 
 
-def square_image(path: Path, size: int | None = None, box: Sequence[int] | None = None) -> UInt8[Tensor, "3 h w"]:
+def square_image(
+    path: Path, size: int | None = None, box: tuple[int, int, int, int] | None = None
+) -> UInt8[Tensor, "3 h w"]:
     """An image as RGB: cropped to the box, its shorter side brought to ``size``, and the middle square taken."""
     with Image.open(path) as file:
         image = file.convert("RGB")
     if box is not None:
-        image = image.crop(tuple(box)).resize((size or 32, size or 32), Image.Resampling.BILINEAR)
+        image = image.crop(box).resize((size or 32, size or 32), Image.Resampling.BILINEAR)
     elif size is not None and image.size != (size, size):
         scale = size / min(image.size)
         wide = [max(size, round(side * scale)) for side in image.size]
@@ -73,6 +77,39 @@ def load_gtsrb(
     with (root / f"{split}_roi.csv").open() as file:
         rows = list(csv.DictReader(file))
     chosen = [rows[i] for i in drawn(len(rows), n, seed).tolist()]
-    boxes = [[round(float(row[key])) for key in ("x1", "y1", "x2", "y2")] for row in chosen]
-    images = [square_image(root / row["path"], size, box) for row, box in zip(chosen, boxes, strict=True)]
+    images = [square_image(root / row["path"], size, _box(row)) for row in chosen]
     return torch.stack(images).float() / 255, torch.tensor([int(row["label"]) for row in chosen])
+
+
+def load_folder(
+    name: str, *, size: int | None = None, data: str | Path | None = None
+) -> tuple[UInt8[Tensor, "n 3 h w"], Int[Tensor, " n"]]:
+    """All images of an image folder of the data, by class and name, in 8 bits, and their labels."""
+    paths = sorted(path for path in data_path(name, data).glob("*/*") if path.is_file())
+    classes = sorted({path.parent.name for path in paths})
+    labels = torch.tensor([classes.index(path.parent.name) for path in paths])
+    return torch.stack([square_image(path, size) for path in paths]), labels
+
+
+def gtsrb_training(
+    *, whole: bool, held_out: bool, data: str | Path | None = None
+) -> tuple[UInt8[Tensor, "n 3 h w"], Int[Tensor, " n"]]:
+    """GTSRB's training images, in 8 bits, whole or cropped to the sign: those that are held out, or all others.
+
+    One track of photographs in ``HELD_OUT`` is held out: no network of this package has seen it.
+    """
+    root = data_path("gtsrb32", data)
+    with (root / "train_roi.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if is_held_out(Path(row["path"])) == held_out]
+    images = [square_image(root / row["path"], 32, None if whole else _box(row)) for row in rows]
+    return torch.stack(images), torch.tensor([int(row["label"]) for row in rows])
+
+
+def is_held_out(path: Path) -> bool:
+    """Whether an image's track is one of those that no network of this package has seen."""
+    return int(path.stem.split("_")[0]) % HELD_OUT == HELD_OUT - 1
+
+
+def _box(row: Mapping[str, str]) -> tuple[int, int, int, int]:
+    x1, y1, x2, y2 = (round(float(row[key])) for key in ("x1", "y1", "x2", "y2"))
+    return x1, y1, x2, y2

@@ -21,7 +21,7 @@ from sampdetox_transforms.lab.evaluation.kinds import KINDS, Images, load_kind
 from sampdetox_transforms.lab.evaluation.planted import NAMES, Planted, PlantedTrigger, planted_triggers
 from sampdetox_transforms.lab.evaluation.sheet import Sheet
 from sampdetox_transforms.lab.metrics import predicted, wilson
-from sampdetox_transforms.lab.victims.photographs import load_lite_classifier
+from sampdetox_transforms.lab.victims.photograph import load_lite_classifier
 from sampdetox_transforms.networks.precision import fastest_dtype
 from sampdetox_transforms.transforms.transform import SampDetox
 
