@@ -25,7 +25,8 @@ from sampdetox_transforms.training import denoiser as training
 from sampdetox_transforms.training import state as training_state
 from sampdetox_transforms.training.config import TrainingConfig
 from sampdetox_transforms.training.data import ImageCrops, ResumableSampler, list_images
-from sampdetox_transforms.training.denoiser import denoising_loss, learning_rate_factor, train
+from sampdetox_transforms.training.denoiser import denoising_loss, train
+from sampdetox_transforms.training.loop import learning_rate_factor
 
 LINEAR = Schedule.named("linear")
 OUTPUTS = sorted([CONFIG, SCHEDULER, SAFETENSORS, LEVELS, "loss.csv"])
