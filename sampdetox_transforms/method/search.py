@@ -117,6 +117,8 @@ def enlarge(
     """What was done to ``small = shrink(x0)`` done to ``x0``: masked pixels are replaced, others get the difference."""
     if small.shape == x0.shape:
         return restored
+    if restored is small:  # nothing was done
+        return x0
     size = list(x0.shape[-2:])
     changed = x0 + functional.interpolate(restored - small, size=size, mode="bilinear")
     if mask is not None:
