@@ -43,11 +43,12 @@ class WhiteIsForeign(nn.Module):
     def look(self, x) -> Answer:
         self.looks, self.asked = self.looks + 1, self.asked + self.calls * len(x)
         white = (x > 0.9).all(dim=1, keepdim=True)
-        dense = torch.where(x[:, 2].mean(dim=(1, 2)) > x[:, 0].mean(dim=(1, 2)) + 0.5, 8.0, -8.0)
+        dense = torch.where(x[:, -1].mean(dim=(1, 2)) > x[:, 0].mean(dim=(1, 2)) + 0.5, 8.0, -8.0)
         return Answer(torch.where(white, 8.0, -8.0), dense, self.estimate(x))
 
     def estimate(self, x):
-        return torch.tensor(RED)[:, None, None].expand_as(x)
+        red = torch.tensor(RED) if x.shape[1] == 3 else torch.tensor(RED).mean(dim=0, keepdim=True)
+        return red[:, None, None].expand_as(x)
 
     def fill(self, x, mask):
         self.fills, self.asked = self.fills + 1, self.asked + len(x)

@@ -71,7 +71,7 @@ SEVEN = Calibration((-1.0, 0.25), (0.0, 2.0), 0.1, 7, "seven images")
 
 
 @pytest.mark.parametrize(
-    "calibrations", [Calibrations(SEVEN, SEVEN.at(0.2)), Calibrations(SEVEN), Calibrations(large=SEVEN), Calibrations()]
+    "calibrations", [Calibrations(SEVEN, SEVEN.at(0.5)), Calibrations(SEVEN), Calibrations(large=SEVEN), Calibrations()]
 )
 def test_calibrations_come_back_from_plain_dicts(calibrations):
     assert Calibrations.of_dict(asdict(calibrations)) == calibrations
@@ -83,13 +83,31 @@ def test_a_dict_of_one_is_that_of_small_images_and_lists_will_do():
 
 
 def test_each_of_the_networks_has_its_own():
-    both = Calibrations(SEVEN).having("large", SEVEN.at(0.2))
+    both = Calibrations(SEVEN).having("large", SEVEN.at(0.5))
     large = Measured()
     large.name = "large"
-    assert both.of(measured) is SEVEN and both.of(large).false_alarm_rate == 0.2
-    assert both.at(0.3) == Calibrations(SEVEN.at(0.3), SEVEN.at(0.3)) and Calibrations(SEVEN).at(0.3).large is None
+    assert both.of(measured) is SEVEN and both.of(large).false_alarm_rate == 0.5
+    assert both.at(0.4) == Calibrations(SEVEN.at(0.4), SEVEN.at(0.4)) and Calibrations(SEVEN).at(0.4).large is None
     with pytest.raises(ValueError, match=r"for each of the networks, got none for 'large' images\. Calibrate on clean"):
         Calibrations(SEVEN).of(large)
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.004, 0.5])
+def test_what_no_clean_image_reaches_is_flagged_at_every_rate_that_was_measured(rate):
+    calibration = calibrate(measured, normal(round(2 / rate), 0), false_alarm_rate=rate)
+    far = torch.full((2,), -9.0)
+    local, dense = far.clone(), far.clone()
+    local[0] = dense[1] = 1e4
+    p_value = calibration.p_value(local, dense)
+    assert (p_value < rate).all() and (p_value > 0).all()
+    assert calibration.p_value(far, far).tolist() == [1, 1]
+
+
+def test_one_p_value_is_the_smaller_of_the_two():
+    calibration = Calibration(tuple(range(101)), tuple(range(101)), images=1000)
+    local, dense = torch.tensor([90.0, 10, 99]), torch.tensor([0.0, 80, 98])
+    assert calibration.p_values(local, dense)[:, 0].tolist() == pytest.approx([0.2, 1.8, 0.02])
+    assert calibration.p_value(local, dense).tolist() == pytest.approx([0.2, 0.4, 0.02])
 
 
 def test_refusals():
@@ -102,3 +120,7 @@ def test_refusals():
         calibrate(measured, [])
     with pytest.raises(ValueError, match=r"local must be 2 or more ascending numbers, got 2. Use calibrate\(\)"):
         Calibration((1.0, 0.0), (0.0, 1.0))
+    with pytest.raises(ValueError, match=r"rate of 0\.1 needs 20 clean images or more, got 7\. Give more images"):
+        SEVEN.at(0.1)
+    with pytest.raises(ValueError, match="must be in"):
+        SEVEN.at(1.0)

@@ -126,7 +126,8 @@ def test_nothing_of_the_large_patch_is_left():
     x0 = pixels(2, 3, 96, 128) * 0.5
     x0[1, :, 30:48, 60:78] = 1
     result = as_it_is(x0, WhiteIsForeign())
-    assert result.image.shape == x0.shape and result.found.mask.shape == result.found.probability.shape == (2, 1, 96, 128)
+    assert result.image.shape == x0.shape
+    assert result.found.mask.shape == result.found.probability.shape == (2, 1, 96, 128)
     torch.testing.assert_close(result.image[0], x0[0])
     assert not result.found.mask[0].any() and result.found.mask[1, :, 30:48, 60:78].all()
     assert 0.02 < float(result.found.mask[1].float().mean()) < 0.06
