@@ -158,7 +158,7 @@ class Loader:
 
 def serve_loads() -> None:
     """Fork for each job that comes in on stdin, one JSON object a line; the fork writes one line to stdout."""
-    import sampdetox_transforms.checkpoints  # noqa: F401  (slow, because of torch: once only)
+    import sampdetox_transforms.networks.checkpoints  # noqa: F401  (slow, because of torch: once only)
 
     if "huggingface_hub" in sys.modules:
         raise RuntimeError("huggingface_hub is imported too early: its environment would be the wrong one")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sampdetox_transforms._common import write_atomically
 from sampdetox_transforms.method.schedule import Schedule
-from sampdetox_transforms.networks.denoiser import Denoiser, _denoiser_of, _require_epsilon
+from sampdetox_transforms.networks.denoiser import Denoiser, denoiser_of, require_epsilon
 from sampdetox_transforms.networks.unet import UNet, rename_old_attention
 from sampdetox_transforms.networks.unet_config import UNetConfig
 
@@ -52,12 +52,12 @@ def read_checkpoint(folder: str | Path, *, source: str = "", sha256: str = "") -
     network = UNet(config)
     _check_state(network, state, source or str(folder))
     network.load_state_dict(state)
-    return _denoiser_of(network, config, schedule, about.get("max_level"), source or str(folder))
+    return denoiser_of(network, config, schedule, about.get("max_level"), source or str(folder))
 
 
 def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
     """The schedule of a ``scheduler_config.json``; its prediction type must be the noise."""
-    _require_epsilon(config.get("prediction_type", "epsilon"))
+    require_epsilon(config.get("prediction_type", "epsilon"))
     if config.get("rescale_betas_zero_snr"):
         raise ValueError(
             "scheduler_config.json: rescale_betas_zero_snr must be false, got true. Hand the network over with its own "

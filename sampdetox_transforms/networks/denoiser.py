@@ -102,7 +102,7 @@ def adapt(network: Callable, schedule: Any) -> Denoiser:
         schedule = Schedule.named(schedule)
     elif hasattr(schedule, "betas") and not isinstance(schedule, Schedule):
         prediction = getattr(getattr(schedule, "config", None), "prediction_type", "epsilon")
-        _require_epsilon(prediction)
+        require_epsilon(prediction)
         schedule = Schedule(schedule.betas, name="custom")
     if not isinstance(schedule, Schedule):
         raise TypeError(
@@ -112,7 +112,7 @@ def adapt(network: Callable, schedule: Any) -> Denoiser:
     config = getattr(network, "config", None)
     widths = getattr(config, "block_out_channels", None)
     if isinstance(config, UNetConfig):
-        return _denoiser_of(network, config, schedule, None, "custom")
+        return denoiser_of(network, config, schedule, None, "custom")
     if config is None or widths is None:
         return Denoiser(network, schedule)
     types = [*config.down_block_types, *reversed(config.up_block_types)]
@@ -130,7 +130,7 @@ def adapt(network: Callable, schedule: Any) -> Denoiser:
     )
 
 
-def _denoiser_of(network: Callable, config: UNetConfig, schedule: Schedule, max_level, source: str) -> Denoiser:
+def denoiser_of(network: Callable, config: UNetConfig, schedule: Schedule, max_level, source: str) -> Denoiser:
     denoiser = Denoiser(
         network,
         schedule,
@@ -143,7 +143,7 @@ def _denoiser_of(network: Callable, config: UNetConfig, schedule: Schedule, max_
     return denoiser.set_precision(None)
 
 
-def _require_epsilon(prediction_type: str) -> None:
+def require_epsilon(prediction_type: str) -> None:
     if prediction_type != "epsilon":
         raise ValueError(
             f"the network must predict the noise (prediction_type 'epsilon'), got {prediction_type!r}. "
