@@ -1,10 +1,8 @@
 """What clean images look like to the ``Specialists``: thresholds of preset ``restore``, and their false alarms."""
 
-import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -68,17 +66,6 @@ class Calibration:
     def at(self, false_alarm_rate: float) -> "Calibration":
         """The same measurement with other thresholds."""
         return replace(self, false_alarm_rate=false_alarm_rate)
-
-    def save(self, path: str | Path) -> None:
-        """Write a JSON file."""
-        rounded = {name: [round(v, 5) for v in getattr(self, name)] for name in ("local", "dense")}
-        Path(path).write_text(json.dumps({**asdict(self), **rounded}) + "\n")
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Calibration":
-        """Read what ``save`` wrote."""
-        content = json.loads(Path(path).read_text())
-        return cls(**{**content, "local": tuple(content["local"]), "dense": tuple(content["dense"])})
 
 
 @torch.no_grad()

@@ -1,6 +1,4 @@
-"""Thresholds: quantiles of what clean images show, the rate that they promise, files, and refusals."""
-
-import json
+"""Thresholds: quantiles of what clean images show, the rate that they promise, and refusals."""
 
 import pytest
 import torch
@@ -9,9 +7,6 @@ from hypothesis import strategies as st
 
 from sampdetox_transforms.method.answer import Answer
 from sampdetox_transforms.method.calibration import Calibration, calibrate, strictest
-from sampdetox_transforms.networks.checkpoints import WeightsFileError
-from sampdetox_transforms.networks.restorer import Specialists
-from sampdetox_transforms.networks.restorer_files import load_restorer, save_restorer
 
 
 def measured(x: torch.Tensor) -> Answer:
@@ -56,26 +51,6 @@ def test_the_strictest_of_several_keeps_the_rate_of_each():
     calm, restless = Calibration((0.0, 1.0), (0.0, 5.0), data="a"), Calibration((0.5, 3.0), (0.0, 2.0), data="b")
     both = strictest([calm, restless])
     assert (both.local, both.dense, both.data) == ((0.5, 3.0), (0.0, 5.0), "a; b")
-
-
-def test_files_round_trip(tmp_path):
-    restorer = Specialists()
-    calibration = Calibration((-1.0, 0.25), (0.0, 2.0), 0.1, 7, "seven images")
-    other, found = load_restorer(save_restorer(tmp_path / "new", restorer, calibration))
-    assert found == calibration
-    for name, value in restorer.state_dict().items():
-        assert torch.equal(other.state_dict()[name], value.half().float())
-
-
-def test_damaged_files_are_refused(tmp_path):
-    folder = save_restorer(tmp_path / "new", Specialists(), Calibration((0.0, 1.0), (0.0, 1.0)))
-    with pytest.raises(WeightsFileError, match="must have the sha256"):
-        load_restorer(folder, sha256="0" * 64)
-    (folder / "calibration.json").write_text(json.dumps({"local": [1]}))
-    with pytest.raises(WeightsFileError, match="Write both anew"):
-        load_restorer(folder)
-    with pytest.raises(WeightsFileError, match="Write both anew"):
-        load_restorer(tmp_path)
 
 
 def test_refusals():

@@ -84,5 +84,17 @@ def test_bundled_weights_with_one_bit_flipped_are_refused(tmp_path, monkeypatch)
     (copy / SAFETENSORS).write_bytes(content)
     read_checkpoint(copy)  # nothing but the hash tells
     monkeypatch.setattr(catalogue, "BUNDLED_FOLDER", copy)
-    with pytest.raises(WeightsFileError, match=f"sha256 {DetoxWeights.BUNDLED.meta.sha256}, got [0-9a-f]{{64}}"):
+    with pytest.raises(
+        WeightsFileError, match=f"sha256 {DetoxWeights.BUNDLED.meta.sha256[SAFETENSORS]}, got [0-9a-f]{{64}}"
+    ):
+        load_denoiser("bundled")
+
+
+@pytest.mark.parametrize("name", [path.name for path in sorted(BUNDLED_FOLDER.iterdir())])
+def test_every_bundled_file_is_pinned(tmp_path, monkeypatch, name):
+    """An altered schedule would load as "bundled", and purify nothing."""
+    copy = shutil.copytree(BUNDLED_FOLDER, tmp_path / "bundled")
+    (copy / name).write_bytes((copy / name).read_bytes() + b" ")
+    monkeypatch.setattr(catalogue, "BUNDLED_FOLDER", copy)
+    with pytest.raises(WeightsFileError, match=f"{name} must have the sha256 [0-9a-f]{{64}}, got"):
         load_denoiser("bundled")

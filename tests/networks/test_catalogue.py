@@ -1,15 +1,17 @@
 """Names, repositories and folders told apart, and what else ``weights`` may be."""
 
+import json
+
 import pytest
 from conftest import UnitPrior
 from torch import nn
+from unet_configs import DDPM_CIFAR10
 
 from sampdetox_transforms import DetoxWeights, Schedule, WeightsFileError, load_denoiser
 from sampdetox_transforms.networks.catalogue import parse_weights
-from sampdetox_transforms.networks.checkpoints import (
-    CONFIG,
-)
+from sampdetox_transforms.networks.checkpoints import CONFIG, SAFETENSORS, schedule_from_config
 from sampdetox_transforms.networks.hub import HubRepo
+from sampdetox_transforms.networks.unet_config import UNetConfig
 
 LINEAR = Schedule.named("linear")
 
@@ -34,7 +36,7 @@ def test_default_weights_are_pinned():
     assert DetoxWeights.DEFAULT is DetoxWeights.DDPM_CIFAR10_32
     assert (meta.repo, meta.licence) == ("google/ddpm-cifar10-32", "Apache-2.0")
     assert meta.revision == "267b167dc01f0e4e61923ea244e8b988f84deb80"
-    assert meta.sha256 == "1558dbe3fb093b0857d473e376b711eeda1b186c557be5e85b3a56300cd49f0f"
+    assert meta.sha256[SAFETENSORS] == "1558dbe3fb093b0857d473e376b711eeda1b186c557be5e85b3a56300cd49f0f"
 
 
 @pytest.mark.parametrize(
@@ -104,3 +106,38 @@ def test_denoiser_is_taken_as_it_is(fast_denoiser):
 def test_what_is_no_denoiser_is_a_type_error(weights, message):
     with pytest.raises(TypeError, match=message):
         load_denoiser(weights)
+
+
+@pytest.mark.parametrize(
+    "revision", ["../../../../X", "a/../b", "/etc", "a/", "a//b", ".git", "a/.b", "a.", "é", "x" * 201]
+)
+def test_revision_that_could_not_be_one_is_refused(revision):
+    with pytest.raises(ValueError, match="a revision must be a branch.*got .*Copy it"):
+        parse_weights(f"user/repo@{revision}")
+    with pytest.raises(ValueError, match="a revision must be a branch"):
+        HubRepo("user/repo", revision)
+
+
+@pytest.mark.parametrize("repo", ["repo", "../repo", "user/../repo", "/user/repo", "user/re po", "u/" + "x" * 97, ""])
+def test_repository_name_that_could_not_be_one_is_refused(repo):
+    with pytest.raises(ValueError, match="a repository must be named 'user/repo', got .*Copy it"):
+        HubRepo(repo)
+
+
+def test_default_weights_are_pinned_to_what_the_files_on_the_hub_say():
+    """The 699 and 256 bytes of google/ddpm-cifar10-32."""
+    scheduler = {
+        "_class_name": "DDPMScheduler",
+        "_diffusers_version": "0.1.1",
+        "beta_end": 0.02,
+        "beta_schedule": "linear",
+        "beta_start": 0.0001,
+        "clip_sample": True,
+        "num_train_timesteps": 1000,
+        "trained_betas": None,
+        "variance_type": "fixed_large",
+    }
+    assert [len(json.dumps(content, indent=2) + "\n") for content in (DDPM_CIFAR10, scheduler)] == [699, 256]
+    meta = DetoxWeights.DEFAULT.meta
+    assert UNetConfig.from_dict(DDPM_CIFAR10) == meta.architecture
+    assert schedule_from_config(scheduler) == meta.schedule

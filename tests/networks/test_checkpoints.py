@@ -1,7 +1,10 @@
 """Checkpoint files: written and read, strict, in diffusers' format, and refused where they are not what they claim."""
 
+import hashlib
 import json
+import re
 import shutil
+import time
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from safetensors.torch import load_file
 
 from sampdetox_transforms import Schedule, WeightsFileError, load_denoiser
+from sampdetox_transforms.networks import checkpoints
 from sampdetox_transforms.networks.checkpoints import (
     CONFIG,
     LEVELS,
@@ -245,7 +249,142 @@ def test_truncated_pickle_is_refused(tiny_copy):
         load_denoiser(tiny_copy)
 
 
+def hashes(folder) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
 def test_hash_guards_pickled_weights_too(tiny_copy):
     to_pickle(tiny_copy, load_file(tiny_copy / SAFETENSORS))
-    with pytest.raises(WeightsFileError, match="must have the sha256"):
-        read_checkpoint(tiny_copy, sha256="0" * 64)
+    pins = hashes(tiny_copy)
+    read_checkpoint(tiny_copy, sha256=pins)
+    with pytest.raises(WeightsFileError, match=f"{PICKLED} must have the sha256 0000"):
+        read_checkpoint(tiny_copy, sha256=pins | {PICKLED: "0" * 64})
+
+
+@pytest.mark.parametrize("name", [CONFIG, SCHEDULER, LEVELS, SAFETENSORS])
+def test_hash_guards_every_file_that_is_read(tiny_copy, name):
+    pins = hashes(tiny_copy)
+    read_checkpoint(tiny_copy, sha256=pins)
+    if name == SAFETENSORS:
+        edit_weights(tiny_copy, lambda state: state[KEY].add_(1e-6))
+    else:
+        (tiny_copy / name).write_bytes((tiny_copy / name).read_bytes() + b" ")
+    read_checkpoint(tiny_copy)
+    with pytest.raises(WeightsFileError, match=f"{name} must have the sha256 {pins[name]}, got [0-9a-f]{{64}}"):
+        read_checkpoint(tiny_copy, sha256=pins)
+    del pins[name]
+    with pytest.raises(WeightsFileError, match=f"may hold only .*got .*{name} as well, of which no hash is known"):
+        read_checkpoint(tiny_copy, sha256=pins)
+
+
+def test_architecture_and_schedule_pin_what_the_files_say(tiny_copy):
+    pins = hashes(tiny_copy)
+    del pins[CONFIG], pins[SCHEDULER]
+    read_checkpoint(tiny_copy, sha256=pins, architecture=tiny_config(), schedule=LINEAR)
+    with pytest.raises(WeightsFileError, match=f"{CONFIG} of .* must say UNetConfig.*got UNetConfig.*not the pinned"):
+        read_checkpoint(tiny_copy, sha256=pins, architecture=tiny_config(norm_eps=1e-4), schedule=LINEAR)
+    with pytest.raises(WeightsFileError, match=f"{SCHEDULER} of .* must say Schedule.*not the pinned"):
+        read_checkpoint(tiny_copy, sha256=pins, architecture=tiny_config(), schedule=Schedule.named("cosine"))
+
+
+# What an untrusted file asks for
+
+
+class Built(Exception):
+    """Something was made of weights that do not fit."""
+
+
+@pytest.fixture
+def nothing_built(monkeypatch):
+    """No weight is read and no memory is taken, whatever the test does."""
+
+    def fail(*args, **kwargs):
+        raise Built
+
+    monkeypatch.setattr(UNet, "to_empty", fail)
+    monkeypatch.setattr(checkpoints, "load_file", fail)
+    monkeypatch.setattr(torch.nn.init, "kaiming_uniform_", lambda x, *a, **k: x if x.is_meta else fail())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"block_out_channels": [8192, 8192]}, r"block_out_channels\[0\] must be a whole number in \[1, 4096\]"),
+        ({"block_out_channels": [8, 4096]}, r"must fit their config\.json"),
+        ({"block_out_channels": [10**30, 8]}, r"block_out_channels\[0\] must be"),
+        ({"layers_per_block": 10**6}, r"layers_per_block must be a whole number in \[1, 16\], got 1000000"),
+        ({"layers_per_block": 16}, r"must fit their config\.json"),
+        ({"time_embedding_dim": 10**9}, "time_embedding_dim must be"),
+        ({"norm_num_groups": 10**9}, "norm_num_groups must be"),
+        ({"down_block_types": ["DownBlock2D"] * 50, "up_block_types": ["UpBlock2D"] * 50,
+          "block_out_channels": [8] * 50}, "must have at most 10 entries, got 50"),
+    ],
+)  # fmt: skip
+def test_numbers_that_ask_for_too_much_are_refused_before_anything_is_built(tiny_copy, nothing_built, changes, message):
+    edit_json(tiny_copy / CONFIG, **changes)
+    start = time.process_time()
+    with pytest.raises(ValueError, match=message):
+        load_denoiser(tiny_copy)
+    assert time.process_time() - start < 5
+
+
+NO_NUMBERS = (None, [], [8], {}, {"a": 1}, "8", True, -1, 1e308, 0.5, 10**400, [[[[8]]]])
+
+
+@pytest.mark.parametrize("key", sorted(tiny_config().to_dict()))
+def test_every_value_of_the_config_has_its_rule(tiny_copy, nothing_built, key):
+    """Whatever stands there is taken, or refused with the rule, the value and what to do."""
+    for value in NO_NUMBERS:
+        edit_json(tiny_copy / CONFIG, **{key: value})
+        try:
+            load_denoiser(tiny_copy)
+        except Built:
+            pass
+        except ValueError as error:
+            assert re.search(r"(?s)must .*, got .*\. [A-Z].*\.$", str(error)), error
+            assert len(str(error)) < 600
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_train_timesteps": 10**12}, r"num_train_timesteps must be a whole number in \[1, 100000\], got 10{12}"),
+        ({"num_train_timesteps": None}, "num_train_timesteps must be .*got None"),
+        ({"num_train_timesteps": [1000]}, r"num_train_timesteps must be .*got \[1000\]"),
+        ({"num_train_timesteps": 0}, "num_train_timesteps must be .*got 0"),
+        ({"trained_betas": [0.1] * 100_001}, r"trained_betas must be a list of at most 100000 .*\(100001 of them\)"),
+        ({"trained_betas": 0.5}, "trained_betas must be a list"),
+        ({"trained_betas": [0.1, None]}, "trained_betas must be a list"),
+        ({"trained_betas": [0.1, [0.1]]}, "trained_betas must be a list"),
+        ({"trained_betas": [0.1, True]}, "trained_betas must be a list|betas must be a non-empty list"),
+        ({"trained_betas": []}, "betas must be a non-empty list"),
+        ({"beta_start": None}, r"beta_start must be a number in \(0, 1\), got None"),
+        ({"beta_end": 10**400}, "beta_end must be a number"),
+        ({"beta_end": "0.02"}, "beta_end must be a number"),
+        ({"beta_end": 0}, "betas must be a non-empty list of numbers in"),
+        ({"beta_schedule": ["linear"]}, "beta_schedule must be a name"),
+        ({"prediction_type": ["epsilon"]}, "must predict the noise"),
+        ({"prediction_type": None}, "must predict the noise"),
+    ],
+)
+def test_schedule_that_asks_for_too_much_or_is_none_is_refused(tiny_copy, nothing_built, changes, message):
+    edit_json(tiny_copy / SCHEDULER, **changes)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_denoiser(tiny_copy)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("kind", [SAFETENSORS, PICKLED])
+def test_weights_that_are_not_finite_are_refused_by_name(tiny_copy, value, kind):
+    edit_weights(tiny_copy, lambda state: state[KEY].view(-1)[5].fill_(value))
+    if kind == PICKLED:
+        to_pickle(tiny_copy, load_file(tiny_copy / SAFETENSORS))
+    with pytest.raises(WeightsFileError, match=f"finite numbers, got NaN or infinity in {re.escape(KEY)}. Fetch"):
+        load_denoiser(tiny_copy)
+
+
+def test_weights_that_are_no_floating_point_numbers_are_refused_by_name(tiny_copy):
+    edit_weights(tiny_copy, lambda state: state.update({KEY: state[KEY].int()}))
+    with pytest.raises(WeightsFileError, match=f"floating-point weights, got others in {re.escape(KEY)}. Fetch"):
+        load_denoiser(tiny_copy)

@@ -3,54 +3,10 @@
 import pytest
 import torch
 from diffusers import UNet2DModel
+from unet_configs import CONFIGS, SMALL
 
 from sampdetox_transforms.networks.unet import UNet
 from sampdetox_transforms.networks.unet_config import UNetConfig
-
-# The config.json of google/ddpm-cifar10-32
-DDPM_CIFAR10 = {
-    "_class_name": "UNet2DModel",
-    "_diffusers_version": "0.0.4",
-    "act_fn": "silu",
-    "attention_head_dim": None,
-    "block_out_channels": [128, 256, 256, 256],
-    "center_input_sample": False,
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
-    "downsample_padding": 0,
-    "flip_sin_to_cos": False,
-    "freq_shift": 1,
-    "in_channels": 3,
-    "layers_per_block": 2,
-    "mid_block_scale_factor": 1,
-    "norm_eps": 1e-06,
-    "norm_num_groups": 32,
-    "out_channels": 3,
-    "sample_size": 32,
-    "time_embedding_type": "positional",
-    "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
-}
-SMALL = {
-    "block_out_channels": [16, 32],
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
-    "norm_num_groups": 8,
-    "layers_per_block": 1,
-}
-THREE_BLOCKS = {
-    "block_out_channels": [8, 16, 24],
-    "down_block_types": ["AttnDownBlock2D", "DownBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
-    "norm_num_groups": 4,
-}
-CONFIGS = {
-    "defaults": SMALL,
-    "scale-shift": SMALL | {"resnet_time_scale_shift": "scale_shift", "layers_per_block": 2},
-    "no-mid-attention": SMALL | {"add_attention": False, "norm_eps": 1e-3},
-    "one-channel": SMALL | {"in_channels": 1, "out_channels": 1, "downsample_padding": 0, "flip_sin_to_cos": False},
-    "head-dim-8": THREE_BLOCKS | {"attention_head_dim": 8, "freq_shift": 1},
-    "one-head": THREE_BLOCKS | {"attention_head_dim": None, "time_embedding_dim": 20},
-    "heads-that-do-not-divide": SMALL | {"block_out_channels": [16, 24], "attention_head_dim": 7},
-}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -143,12 +99,21 @@ def test_groups_must_divide_every_width():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"norm_num_groups": 0}, "norm_num_groups must be a whole number above 0, got 0"),
-        ({"norm_num_groups": None}, "norm_num_groups must be a whole number above 0, got None"),
-        ({"layers_per_block": -1}, "layers_per_block must be a whole number above 0, got -1"),
-        ({"block_out_channels": [16, 32.5]}, r"block_out_channels\[1\] must be a whole number above 0, got 32.5"),
+        ({"norm_num_groups": 0}, r"norm_num_groups must be a whole number in \[1, 4096\], got 0"),
+        ({"norm_num_groups": None}, r"norm_num_groups must be a whole number in \[1, 4096\], got None"),
+        ({"layers_per_block": -1}, r"layers_per_block must be a whole number in \[1, 16\], got -1"),
+        (
+            {"block_out_channels": [16, 32.5]},
+            r"block_out_channels\[1\] must be a whole number in \[1, 4096\], got 32.5",
+        ),
         ({"in_channels": 6, "out_channels": 6}, "in_channels must be 1 or 3"),
         ({"out_channels": 6}, "out_channels must be equal to it .*got 3 and 6"),
+        ({"freq_shift": 8}, r"freq_shift must be less than 8, half of block_out_channels\[0\], got 8"),
+        ({"attention_head_dim": 17}, r"attention_head_dim must be in \[1, 16\].*got 17"),
+        ({"attention_head_dim": 0}, r"attention_head_dim must be a whole number in \[1, 4096\] or null, got 0"),
+        ({"norm_eps": 0}, r"norm_eps must be a number in \[1e-12, 1\], got 0"),
+        ({"sample_size": [32, None]}, r"sample_size must be .*got \(32, None\)"),
+        ({"flip_sin_to_cos": 1}, "flip_sin_to_cos must be true or false, got 1"),
         ({"downsample_padding": 2}, "downsample_padding must be 0 or 1, got 2"),
         ({"resnet_time_scale_shift": "spatial"}, "resnet_time_scale_shift must be .*got 'spatial'"),
     ],
