@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sampdetox_transforms.method.schedule import SCHEDULES, Schedule
 from sampdetox_transforms.networks.padding import pad_to_multiple
+from sampdetox_transforms.networks.pickling import FewBuffers
 from sampdetox_transforms.networks.precision import set_precision
 from sampdetox_transforms.networks.tiles import MAX_SIDE, in_parts
 from sampdetox_transforms.networks.unet_config import UNetConfig
@@ -17,7 +18,7 @@ from sampdetox_transforms.networks.unet_config import UNetConfig
 MAX_ATTENTION_POSITIONS = 128 * 128
 
 
-class Denoiser(nn.Module):
+class Denoiser(FewBuffers):
     """A network that predicts the noise, with the schedule and the levels that it was trained for.
 
     Calling it pads images to the size that the network needs (mirrored at the borders, cropped off again), casts to
@@ -33,6 +34,8 @@ class Denoiser(nn.Module):
         attention_scales: by how much the image is reduced where the network attends.
         source: where it comes from, for display.
     """
+
+    shared = ("schedule",)
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sampdetox_transforms.method.answer import Answer
+from sampdetox_transforms.networks.pickling import FewBuffers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,7 @@ class RestorerConfig:
     groups: int = 8
 
 
-class Restorer(nn.Module):
+class Restorer(FewBuffers):
     """A U-Net on 2x2 blocks of pixels, with one input plane more than the image: 1 where a pixel is erased.
 
     Erased pixels are set to 0 (grey) before the first layer, so that nothing in the answer depends on them. One call
@@ -78,7 +79,7 @@ class Restorer(nn.Module):
         return Answer(out[:, :-1] + x[..., :height, :width], out[:, -1:], dense)
 
 
-class Specialists(nn.Module):
+class Specialists(FewBuffers):
     """Two networks that answer as one: for local triggers and for filling, and for triggers that cover the image."""
 
     def __init__(self, local: nn.Module | None = None, dense: nn.Module | None = None):

@@ -231,7 +231,7 @@ class SampDetox(v2.Transform):
             data: what they are, in words, kept with the thresholds.
 
         Returns:
-            The calibration, from now on in use here (``self.calibration``; ``save_calibration`` writes it, or set another).
+            The calibration, from now on in use here (``self.calibration``; keep it with ``save_calibration``).
 
         Raises:
             ValueError: a preset without a search, too few images, a rate outside (0, 1), or what a call refuses.

@@ -112,7 +112,7 @@ def test_what_is_no_denoiser_is_a_type_error(weights, message):
     "revision", ["../../../../X", "a/../b", "/etc", "a/", "a//b", ".git", "a/.b", "a.", "é", "x" * 201]
 )
 def test_revision_that_could_not_be_one_is_refused(revision):
-    with pytest.raises(ValueError, match="a revision must be a branch.*got .*Copy it"):
+    with pytest.raises(ValueError, match=r"a revision must be a branch.*got .*Copy it"):
         parse_weights(f"user/repo@{revision}")
     with pytest.raises(ValueError, match="a revision must be a branch"):
         HubRepo("user/repo", revision)
@@ -120,7 +120,7 @@ def test_revision_that_could_not_be_one_is_refused(revision):
 
 @pytest.mark.parametrize("repo", ["repo", "../repo", "user/../repo", "/user/repo", "user/re po", "u/" + "x" * 97, ""])
 def test_repository_name_that_could_not_be_one_is_refused(repo):
-    with pytest.raises(ValueError, match="a repository must be named 'user/repo', got .*Copy it"):
+    with pytest.raises(ValueError, match=r"a repository must be named 'user/repo', got .*Copy it"):
         HubRepo(repo)
 
 

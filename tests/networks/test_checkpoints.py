@@ -336,13 +336,11 @@ def test_every_value_of_the_config_has_its_rule(tiny_copy, nothing_built, key):
     """Whatever stands there is taken, or refused with the rule, the value and what to do."""
     for value in NO_NUMBERS:
         edit_json(tiny_copy / CONFIG, **{key: value})
-        try:
+        with pytest.raises((Built, ValueError)) as caught:
             load_denoiser(tiny_copy)
-        except Built:
-            pass
-        except ValueError as error:
-            assert re.search(r"(?s)must .*, got .*\. [A-Z].*\.$", str(error)), error
-            assert len(str(error)) < 600
+        if caught.type is not Built:
+            assert re.search(r"(?s)must .*, got .*\. [A-Z].*\.$", str(caught.value))
+            assert len(str(caught.value)) < 600
 
 
 @pytest.mark.parametrize(
