@@ -477,14 +477,14 @@ def run_weights_fetch(args: argparse.Namespace) -> int:
 
 
 def run_weights_verify(args: argparse.Namespace) -> int:
-    """Load weights that are on this machine, check a pinned hash, and print what they are."""
-    from sampdetox_transforms.networks.catalogue import parse_weights
+    """Load weights that are on this machine, check the pinned hashes, and print what they are."""
+    from sampdetox_transforms.networks.catalogue import DetoxWeights, parse_weights, read_named
     from sampdetox_transforms.networks.checkpoints import read_checkpoint
 
     weights = parse_weights(args.weights)
     folder = folder_of(weights, local=True)
     digest, pinned = check_hash(weights, folder)
-    denoiser = read_checkpoint(folder)
+    denoiser = read_named(weights, folder) if isinstance(weights, DetoxWeights) else read_checkpoint(folder)
     sigma = float(denoiser.schedule.sigma(denoiser.max_level))
     levels = f"1 to {denoiser.max_level} of the {denoiser.schedule.name} schedule"
     print_facts(
@@ -1007,7 +1007,7 @@ def check_hash(weights: "DetoxWeights | HubRepo | Path", folder: Path) -> tuple[
     path = next((place for place in places if place.exists()), None)
     if path is None:
         raise WeightsFileError(f"a checkpoint folder must hold {SAFETENSORS}, got none in {folder}. Fetch it anew.")
-    pinned = weights.meta.sha256 if isinstance(weights, DetoxWeights) else ""
+    pinned = weights.meta.sha256.get(path.name, "") if isinstance(weights, DetoxWeights) else ""
     if pinned:
         verify_sha256(path, pinned)
     with path.open("rb") as file:

@@ -645,7 +645,7 @@ def test_weights_fetch_checks_the_hash_of_what_is_pinned(run, weights, monkeypat
     status, out, err = run("weights", "fetch", "some/one@v1")
     assert (status, out.strip(), err) == (0, weights, "")
     status, out, err = run("weights", "fetch", "ddpm-cifar10-32")
-    assert (status, out) == (2, "") and DetoxWeights.DEFAULT.meta.sha256 in err
+    assert (status, out) == (2, "") and DetoxWeights.DEFAULT.meta.sha256[SAFETENSORS] in err
     assert asked == ["some/one@v1", f"google/ddpm-cifar10-32@{DetoxWeights.DEFAULT.meta.revision}"]
     assert "is here already" in run("weights", "fetch", weights)[2]
     assert run("weights", "fetch", "bundled")[1].strip() == str(checkpoints.BUNDLED_FOLDER)
@@ -661,7 +661,7 @@ def test_weights_verify(run, weights, tmp_path, monkeypatch):
     assert status == 2 and "must be a whole safetensors file" in err
     monkeypatch.setattr(checkpoints, "BUNDLED_FOLDER", Path(weights))
     status, _, err = run("weights", "verify", "bundled")
-    assert status == 2 and DetoxWeights.BUNDLED.meta.sha256 in err
+    assert status == 2 and DetoxWeights.BUNDLED.meta.sha256[SAFETENSORS] in err
 
 
 # train
