@@ -1,8 +1,7 @@
-"""The settings of a training run."""
+"""The settings of a training run. Importing it loads no torch."""
 
 from dataclasses import dataclass, field
 
-from sampdetox_transforms.method.schedule import Schedule
 from sampdetox_transforms.networks.unet_config import UNetConfig
 
 
@@ -45,6 +44,8 @@ class TrainingConfig:
     network: dict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        from sampdetox_transforms.method.schedule import Schedule  # here: the command line reads the defaults above
+
         levels = Schedule.named(self.schedule).num_levels
         if isinstance(self.data, str):
             raise TypeError(f"data must be a tuple of folders, got the string {self.data!r}. Write ({self.data!r},).")
