@@ -25,7 +25,7 @@ NOTES = "An interrupted run goes on at the first missing row when the same comma
 
 
 def evaluate(
-    victims: Annotated[list[Path], typer.Argument(metavar="VICTIM...", help="Folders that 'sampdetox victim' wrote.")],
+    victims: Annotated[list[Path], typer.Argument(metavar="VICTIM", help="Folders that 'sampdetox victim' wrote.")],
     data: Annotated[str, typer.Option(metavar="FOLDER", help="Image folder of test images.")],
     out: Annotated[
         Path | None,

@@ -16,7 +16,7 @@ NOTES = "A run that was killed goes on from its last save when the same command 
 
 
 def train(
-    data: Annotated[list[str], typer.Argument(metavar="DATA...", help="Folders of images, searched at any depth.")],
+    data: Annotated[list[str], typer.Argument(metavar="DATA", help="Folders of images, searched at any depth.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the weights, outside of DATA.")],
     size: Annotated[
         int, typer.Option(metavar="N", help="Height and width of the training crops in pixels.")
