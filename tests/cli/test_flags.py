@@ -28,7 +28,7 @@ def test_the_presets_are_the_librarys():
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_help_tells_the_presets_defaults(name):
-    """"the preset's; restore 60, ddim 20, others 1" is read, and compared with each preset."""
+    """ "the preset's; restore 60, ddim 20, others 1" is read, and compared with each preset."""
     text = shown_default({"t1": flags.T1, "t2": flags.T2, "sampler": flags.Sampler, "stride": flags.Stride}[name])
     told = {}
     for part in text.replace("the preset's, ", "the preset's; others ").split("; ")[1].split(", "):

@@ -10,7 +10,7 @@ import pytest
 from cli_pictures import colours, save
 
 from sampdetox_transforms import __version__
-from sampdetox_transforms.cli import main as cli
+from sampdetox_transforms.cli import shared
 from sampdetox_transforms.cli.purify import command as purify
 
 COMMANDS = ("demo", "purify", "inspect", "calibrate", "train", "victim", "evaluate", "benchmark", "weights")
@@ -72,12 +72,12 @@ def test_every_option_says_its_default(run, command):
     [
         (("purfy",), "No such command 'purfy'. Did you mean 'purify'? Try 'sampdetox --help'."),
         (("purify",), "Missing argument 'IN'. Try 'sampdetox purify --help'."),
-        (("purify", "a", "b", "--sede", "1"), "No such option: --sede. Did you mean"),
+        (("purify", "a", "b", "--sede", "1"), "No such option: --sede (Possible options: --"),
         (("purify", "a", "b", "c"), "unexpected extra argument"),
         (("purify", "a", "b", "--seed", "1.5"), "Invalid value for '--seed'"),
         (("purify", "a", "b", "--t1", "low"), "Invalid value for '--t1'"),
         (("purify", "a", "b", "--dtype", "float16"), "Invalid value for '--dtype'"),
-        (("purify", "a", "b", "--report"), "Option '--report' requires an argument. Try 'sampdetox purify --help'."),
+        (("purify", "a", "b", "--report"), "Option '--report' requires an argument. Try"),
         (("purify", "a", "b", "--over"), "No such option: --over"),
         (("weights",), "Missing command. Try 'sampdetox weights --help'."),
         (("evaluate", "a"), "Missing option '--data'"),
@@ -118,7 +118,7 @@ def test_nothing_of_the_logging_is_left_behind(run, weights, tmp_path):
     source = save(tmp_path / "a.png", colours())
     for _ in range(3):
         run("purify", source, tmp_path / "b.png", "--weights", weights, "-vv", "--overwrite")
-    assert cli.log_to_stderr and not cli.log_to_stderr.__globals__["LOG"].handlers
+    assert not shared.LOG.handlers
     _, _, err = run("purify", source, tmp_path / "b.png", "--weights", weights, "-v", "--overwrite")
     assert err.count("is purified") == 1
 

@@ -5,6 +5,7 @@ import io
 import itertools
 import os
 import re
+import types
 from pathlib import Path
 
 import numpy as np
@@ -109,11 +110,12 @@ class Terminal(io.StringIO):
 
 def test_the_bar_moves_inside_one_large_picture(run, weights, tmp_path, monkeypatch):
     """Issue 14, defect 4: a picture of several tiles takes long, and each tile is told."""
-    save(tmp_path / "in/large.png", colours(size=(540, 540, 3)))
+    save(tmp_path / "in/large.png", colours(size=(900, 600, 3)))
     terminal = Terminal()
     with monkeypatch.context() as patch:
         patch.setattr("sys.stderr", terminal)
-        patch.setattr(running.time, "monotonic", itertools.count().__next__)  # each call is late enough to be shown
+        clock = types.SimpleNamespace(monotonic=itertools.count(1).__next__)  # each call is late enough to be shown
+        patch.setattr(running, "time", clock)
         assert run("purify", tmp_path / "in", tmp_path / "out", "--weights", weights, "--preset", "ddim")[0] == 0
     counts = [int(n) for n in re.findall(r"large\.png: (\d+) network calls", terminal.getvalue())]
     assert counts == sorted(counts) and len(set(counts)) > 7, "not a step for each tile"

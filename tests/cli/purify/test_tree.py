@@ -71,7 +71,14 @@ def test_half_written_files_of_a_killed_run_are_removed_by_the_next(run, weights
     (out / "deep").mkdir(parents=True)
     (out / f".folder.png.{gone}.part").mkdir()
     living = f".b.png.{os.getppid()}.part"
-    theirs = ["mine.part", ".a.png.part", f".a.txt.{gone}.part", f"a.png.{gone}.part", f".a.png.{gone}.part.txt", living]
+    theirs = [
+        "mine.part",
+        ".a.png.part",
+        f".a.txt.{gone}.part",
+        f"a.png.{gone}.part",
+        f".a.png.{gone}.part.txt",
+        living,
+    ]
     ours = [f".a.png.{gone}.part", f"deep/.b.png.{gone}.part", f".no longer there.png.{gone}.part"]
     for name in (*theirs, *ours):
         (out / name).write_bytes(b"half")
