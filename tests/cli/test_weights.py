@@ -53,3 +53,21 @@ def test_weights_verify(run, weights, tmp_path, monkeypatch):
     monkeypatch.setattr(catalogue, "BUNDLED_FOLDER", Path(weights))
     status, _, err = run("weights", "verify", "bundled")
     assert status == 2 and DetoxWeights.BUNDLED.meta.sha256 in err
+
+
+def test_json(run, weights, monkeypatch):
+    def absent(repo, **options):
+        raise DownloadError
+
+    monkeypatch.setattr(hub, "fetch", absent)
+    status, out, err = run("weights", "list", "--json")
+    listed = {member["name"]: member for member in json.loads(out)["weights"]}
+    assert (status, err) == (0, "") and set(listed) == {"ddpm_cifar10_32", "bundled"}
+    assert listed["ddpm_cifar10_32"]["default"] and listed["ddpm_cifar10_32"]["here"] == "not yet"
+    assert listed["bundled"]["here"] == "in package"
+    assert listed["bundled"]["sha256"] == DetoxWeights.BUNDLED.meta.sha256
+    status, out, err = run("weights", "verify", "bundled", "--json")
+    found = json.loads(out)
+    assert (status, err) == (0, "") and found["pinned"] is True and found["max_level"] == 160
+    assert found["sha256"] == listed["bundled"]["sha256"]
+    assert json.loads(run("weights", "verify", weights, "--json")[1])["pinned"] is False

@@ -172,7 +172,19 @@ def test_two_processes_at_the_same_time(run, tree, tmp_path, tiny):
     assert run(tree, tmp_path / "one")[0] == 0
     started = [
         subprocess.Popen(
-            command("-m", "sampdetox_transforms", "purify", tree, tmp_path / "two", "--weights", tiny, "--seed", 0),
+            command(
+                "-m",
+                "sampdetox_transforms",
+                "purify",
+                tree,
+                tmp_path / "two",
+                "--weights",
+                tiny,
+                "--seed",
+                0,
+                "--dtype",
+                "float32",
+            ),
             env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2"},
             stdout=subprocess.PIPE,
             text=True,
@@ -194,7 +206,7 @@ def test_torchrun(run, tree, tmp_path, tiny, damaged):
     assert run(tree, tmp_path / "one")[0] == int(damaged)
     done = subprocess.run(
         command("-m", "torch.distributed.run", "--nproc-per-node", 2, "--standalone", "-m", "sampdetox_transforms",
-                "purify", tree, tmp_path / "two", "--weights", tiny, "--seed", 0),
+                "purify", tree, tmp_path / "two", "--weights", tiny, "--seed", 0, "--dtype", "float32"),
         capture_output=True, text=True, check=False, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr

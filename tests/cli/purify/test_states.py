@@ -66,7 +66,7 @@ def start(source: Path, out: Path, *flags: str, kill_at: int | None = None, half
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, 1)
         os.dup2(nothing, 2)
-        sys.stdout = sys.stderr = open(os.devnull, "w")
+        sys.stdout, sys.stderr = (os.fdopen(number, "w") for number in (1, 2))
         command.make_detox = lambda **given: StandIn()
         save, count = Image.Image.save, 0
 
