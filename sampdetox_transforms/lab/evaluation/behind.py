@@ -1,7 +1,7 @@
 """Images behind a ``SampDetox``, and a victim's answers to them: what the experiments with a search measure."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,12 +10,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sampdetox_transforms.lab.evaluation.measure import CleanAndTriggered
+from sampdetox_transforms.lab.evaluation.rows import Model
 from sampdetox_transforms.lab.metrics import Share, backdoor_shares, paired_difference, predicted, wilson
 from sampdetox_transforms.lab.victims.classifiers import predict
 from sampdetox_transforms.lab.victims.victim import Victim
 from sampdetox_transforms.method.restore import fill
 from sampdetox_transforms.method.search import dilate
 from sampdetox_transforms.transforms.transform import SampDetox
+
+Ask = Callable[[Model, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -63,26 +66,34 @@ def planted(victim: Victim, images: Float[Tensor, "n 3 h w"], labels: Int[Tensor
     return CleanAndTriggered(images, labels, victim.attack(images[other]), targets, wanted)
 
 
-def answers(victim: Victim, images: Float[Tensor, "n 3 h w"]) -> Int[Tensor, " n"]:
-    return predicted(predict(victim.model, images, 128)).cpu()
+def answers(model: Model, images: Float[Tensor, "n 3 h w"]) -> Int[Tensor, " n"]:
+    """The classes; ``functools.cache`` of it asks about the same images once."""
+    return predicted(predict(model, images, 128)).cpu()
 
 
 def victim_row(
-    detox: SampDetox | None, victim: Victim, data: CleanAndTriggered, clean: Treated, *, ceiling: bool = False
+    detox: SampDetox | None,
+    victim: Victim,
+    data: CleanAndTriggered,
+    clean: Treated,
+    *,
+    ceiling: bool = False,
+    ask: Ask = answers,
 ) -> dict[str, Any]:
     """CA, PA and ASR behind a defense, what CA lost by it, network calls, and what was flagged.
 
     Args:
         clean: ``treat`` of the clean images, which victims share.
+        ask: ``answers``, or a cache of it for clean images, which victims with one network share.
         ceiling: PA, too, where the true region, grown by a pixel, is filled by the same networks; needs a search.
     """
     assert data.triggered is not None and data.targets is not None and data.attacker_labels is not None
     other = data.labels != victim.target_label
     treated = treat(detox, data.triggered)
-    classes, answer = answers(victim, clean.images), answers(victim, treated.images)
+    classes, answer = ask(victim.model, clean.images), answers(victim.model, treated.images)
     found = backdoor_shares(classes, data.labels, answer, data.targets, data.attacker_labels)
     row: dict[str, Any] = {name: rounded(share) for name, share in found.items()}
-    right, before = classes == data.labels, answers(victim, data.clean) == data.labels
+    right, before = classes == data.labels, ask(victim.model, data.clean) == data.labels
     row["CA difference"] = rounded(paired_difference(right, before))
     row["CA of the others"] = rounded(wilson(int(right[other].sum()), int(other.sum())))
     row["network calls"] = [mean(clean.calls), mean(treated.calls)]
@@ -94,7 +105,7 @@ def victim_row(
         region = (data.triggered - sources).abs().amax(dim=1, keepdim=True) > 2 / 255
         row["covered"] = mean(region)
         best = filled(detox, data.triggered, region)
-        row["ceiling"] = mean(answers(victim, best) == data.targets)
+        row["ceiling"] = mean(answers(victim.model, best) == data.targets)
     return row
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sampdetox_transforms._common import check_choice
-from sampdetox_transforms.lab.evaluation.behind import Treated, mean, planted, rounded, treat, victim_row
+from sampdetox_transforms.lab.evaluation.behind import Treated, answers, mean, planted, rounded, treat, victim_row
 from sampdetox_transforms.lab.evaluation.kinds import KINDS, Images, load_kind
 from sampdetox_transforms.lab.evaluation.planted import NAMES, Planted, PlantedTrigger, planted_triggers
 from sampdetox_transforms.lab.evaluation.study import NO_DEFENSE, Cell, Document, Plan, Study, markdown
@@ -52,11 +52,12 @@ def cells(plan: Plan) -> Iterable[Cell]:
                 key = {"setting": setting, "kind": kind, "trigger": trigger}
                 yield Cell(key, partial(row, setting, kind, trigger))
     if plan.options["victim"] is not None:
-        clean = cache(lambda setting: treat(defense(setting), images(VICTIM_KIND).images, size))
+        clean, ask = cache(lambda setting: treat(defense(setting), images(VICTIM_KIND).images, size)), cache(answers)
 
         def victim_cell(setting: str, victim: Victim) -> dict[str, Any]:
             found = images(VICTIM_KIND)
-            return victim_row(defense(setting), victim, planted(victim, found.images, found.labels), clean(setting))
+            data = planted(victim, found.images, found.labels)
+            return victim_row(defense(setting), victim, data, clean(setting), ask=ask)
 
         for victim in load_photograph_victims(plan.options["victim"], data=plan.data):
             for setting in plan.settings:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sampdetox_transforms._common import check_choice
 from sampdetox_transforms.lab.data import CLASSES, HELD_OUT, data_path, drawn, gtsrb_training, load_folder, load_gtsrb
-from sampdetox_transforms.lab.evaluation.behind import planted, treat, value, victim_row
+from sampdetox_transforms.lab.evaluation.behind import answers, planted, treat, value, victim_row
 from sampdetox_transforms.lab.evaluation.measure import CleanAndTriggered
 from sampdetox_transforms.lab.evaluation.study import NO_DEFENSE, Cell, Document, Plan, Study, markdown
 from sampdetox_transforms.lab.evaluation.variants import NEVER, VARIANTS, never
@@ -55,7 +55,7 @@ class Entry:
 def cells(plan: Plan) -> Iterable[Cell]:
     """A row for each setting and victim. Its key holds what was learned: after a change it is measured anew."""
     check_choice("images", plan.options["images"], tuple(TEST))
-    entries, of_victim = read_entries(plan), cache(lambda model: digest(model))
+    entries, of_victim, ask = read_entries(plan), cache(lambda model: digest(model)), cache(answers)
     for setting in plan.settings:
         detox = build(setting, plan)
         clean = cache(lambda images, detox=detox: treat(detox, images))
@@ -65,7 +65,7 @@ def cells(plan: Plan) -> Iterable[Cell]:
             key["networks"] = hashlib.sha256(f"{networks}{of_victim(entry.victim.model)}".encode()).hexdigest()[:16]
 
             def measure(detox=detox, entry=entry, clean=clean) -> dict[str, Any]:
-                return victim_row(detox, entry.victim, entry.data, clean(entry.data.clean), ceiling=True)
+                return victim_row(detox, entry.victim, entry.data, clean(entry.data.clean), ceiling=True, ask=ask)
 
             yield Cell(key, measure)
 

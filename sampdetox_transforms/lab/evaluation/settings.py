@@ -62,9 +62,9 @@ def cells(plan: Plan) -> Iterable[Cell]:
             assert data.triggered is not None
             treated = treat(detox(name), data.triggered)
             triggered.append(treated)
-            after = answers(victim, treated.images)
+            after = answers(victim.model, treated.images)
             shares = backdoor_shares(
-                answers(victim, clean.images), labels[:n], after, data.targets, data.attacker_labels
+                answers(victim.model, clean.images), labels[:n], after, data.targets, data.attacker_labels
             )
             found[victim.name] = {what: rounded(share) for what, share in shares.items()}
         every, calls = [clean, *triggered], torch.cat([part.calls for part in (clean, *triggered)])

@@ -35,7 +35,7 @@ def cells(plan: Plan) -> Iterable[Cell]:
         files = image_folder(data_path("gtsrb32/test", plan.data), 32)
         chosen = [i for i in drawn(len(files), plan.n, plan.seed).tolist() if files.targets[i] != victim.target_label]
         images = torch.stack([files[i][0] for i in chosen])
-        return answers(victim, victim.attack(images)) == victim.target_label, images.mean(dim=(1, 2, 3))
+        return answers(victim.model, victim.attack(images)) == victim.target_label, images.mean(dim=(1, 2, 3))
 
     def row(quarter: int | None) -> dict[str, Any]:
         hit, brightness = hits()
