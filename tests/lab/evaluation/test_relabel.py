@@ -1,10 +1,7 @@
-"""examples/relabel_training_data.py: the victim's own training set, the rule, the columns, and resumption."""
+"""Experiment relabel: the victim's own training set, the rule, the columns, and resumption."""
 
-import importlib
 import json
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,21 +9,20 @@ from torchvision.transforms.v2 import functional
 
 from sampdetox_transforms import SampDetox
 from sampdetox_transforms.lab.attacks.datasets import PoisonedDataset
+from sampdetox_transforms.lab.evaluation import relabel, training_sets
+from sampdetox_transforms.lab.evaluation.run import run_experiment
 from sampdetox_transforms.lab.victims import training as victims
 from sampdetox_transforms.lab.victims.config import POISONING, VictimConfig
 from sampdetox_transforms.lab.victims.poisoned import image_folder
 from sampdetox_transforms.lab.victims.training import train_victim
 from sampdetox_transforms.lab.victims.victim import load_victim, measure
 
-ROOT = Path(__file__).resolve().parents[3]
 SIZE, CLASSES, EACH = 16, 3, 10
 
 
-@pytest.fixture
-def script(monkeypatch, root):
-    monkeypatch.syspath_prepend(ROOT / "examples")
+@pytest.fixture(autouse=True)
+def _data(monkeypatch, root):
     monkeypatch.setenv("SAMPDETOX_DATA", str(root))
-    return importlib.import_module("relabel_training_data")
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +55,22 @@ def folder(root, tmp_path_factory):
     return folder
 
 
-def run(script, monkeypatch, out, folder, *flags):
-    command = ["relabel_training_data.py", "--victims", str(folder), "--work", str(out / "work")]
-    monkeypatch.setattr(sys, "argv", [*command, "--out", str(out / "result"), *map(str, flags)])
-    script.main()
-    return json.loads((out / "result.json").read_text())["rows"]
+def run(out, folder, **options):
+    n = options.pop("n", 2000)
+    result = run_experiment(
+        "relabel",
+        n=n,
+        out=out / "result",
+        overwrite=True,
+        victims=[folder],
+        work=out / "work",
+        **options,
+    )
+    return result.document["rows"]
+
+
+def stored(out):
+    return training_sets.load_file(next((out / "work").glob("*/purified.safetensors")))
 
 
 def refuse(*args, **kwargs):
@@ -78,21 +85,21 @@ def channel(images):
 # The rule
 
 
-def test_a_label_gives_way_to_the_guess_and_with_flags_only_there(script):
+def test_a_label_gives_way_to_the_guess_and_with_flags_only_there():
     labels, guessed = torch.tensor([1, 1, 1, 0, 2]), torch.tensor([1, 0, 2, 0, 0])
     flagged = torch.tensor([True, True, False, True, False])
-    assert script.relabel(labels, guessed).tolist() == [1, 0, 2, 0, 0]
-    assert script.relabel(labels, guessed, flagged).tolist() == [1, 0, 1, 0, 2]
+    assert relabel.relabel(labels, guessed).tolist() == [1, 0, 2, 0, 0]
+    assert relabel.relabel(labels, guessed, flagged).tolist() == [1, 0, 1, 0, 2]
 
 
-def test_what_a_rule_did_is_counted_against_the_truth(script):
+def test_what_a_rule_did_is_counted_against_the_truth():
     #                      corrected, to another wrong one, left wrong, true ones kept, damaged: poisoned, clean, clean
     labels = torch.tensor([1, 1, 1, 0, 1, 0, 2])
     truth = torch.tensor([0, 0, 2, 0, 1, 0, 2])
     corrected = torch.tensor([0, 2, 1, 0, 0, 2, 1])
     poisoned = torch.tensor([True, True, True, False, True, False, False])
-    data = script.TrainingSet(torch.zeros(7, 3, 2, 2), labels, truth, poisoned, None)
-    assert script.count(data, corrected) == {
+    data = training_sets.TrainingSet(torch.zeros(7, 3, 2, 2), labels, truth, poisoned, None)
+    assert relabel.count(data, corrected) == {
         "relabelled": 5,
         "poisoned found": 3,
         "found": 2,
@@ -103,16 +110,16 @@ def test_what_a_rule_did_is_counted_against_the_truth(script):
 
 
 @pytest.mark.parametrize("rule", ["all", "flagged"])
-def test_the_last_classifier_is_taught_what_the_rule_says(script, folder, tmp_path, monkeypatch, rule):
+def test_the_last_classifier_is_taught_what_the_rule_says(folder, tmp_path, monkeypatch, rule):
     taught = {}
 
     def trained(what, images, labels, *others):
         taught[what] = labels
         return channel
 
-    monkeypatch.setattr(script, "trained", trained)
-    (row,) = run(script, monkeypatch, tmp_path, folder, "--relabel", rule)
-    data = script.TrainingSet(**script.load_file(next((tmp_path / "work").glob("*/purified.safetensors"))))
+    monkeypatch.setattr(relabel, "trained", trained)
+    (row,) = run(tmp_path, folder, relabel=rule)
+    data = training_sets.TrainingSet(**stored(tmp_path))
     wrong = data.labels != data.truth
     assert 0 < int(wrong.sum()) == row["wrong labels"] < int(data.poisoned.sum()) == row["poisoned"]
     assert not (wrong & ~data.poisoned).any()
@@ -123,24 +130,23 @@ def test_the_last_classifier_is_taught_what_the_rule_says(script, folder, tmp_pa
     assert row["rules"]["flagged"]["corrected"] == int((wrong & data.flagged).sum())
 
 
-def test_flags_need_a_search(script, folder, tmp_path, monkeypatch, capsys):
-    with pytest.raises(SystemExit):
-        run(script, monkeypatch, tmp_path, folder, "--relabel", "flagged", "--preset", "ddim")
-    assert "needs a preset that searches, got ddim" in capsys.readouterr().err
+def test_flags_need_a_search(folder, tmp_path):
+    with pytest.raises(ValueError, match="needs a preset that searches, got ddim"):
+        run(tmp_path, folder, relabel="flagged", preset="ddim")
 
 
 # The data
 
 
 @pytest.mark.parametrize("changes", [{"settings": {"size": 4}}, {"attack": "wanet"}, {"attack": "sig"}])
-def test_the_poisoned_set_is_what_the_victim_was_trained_on(script, root, tmp_path, monkeypatch, changes):
+def test_the_poisoned_set_is_what_the_victim_was_trained_on(root, tmp_path, monkeypatch, changes):
     seen = {}
     monkeypatch.setattr(victims, "fit", lambda model, x, y, *others, **named: seen.update(images=x, labels=y))
     folder, work = tmp_path / "victim", tmp_path / "work"
     train_victim(config(root, **changes), folder)
     before, written = (folder / POISONING).read_bytes(), (folder / POISONING).stat().st_mtime_ns
     work.mkdir()
-    images, labels, truth, poisoned = script.poisoned_set(folder, script.stored_config(folder), work)
+    images, labels, truth, poisoned = training_sets.poisoned_set(folder, training_sets.stored_config(folder), work)
     assert torch.equal(images, seen["images"]) and torch.equal(labels, seen["labels"])
     assert truth.tolist() == [label for label in range(CLASSES) for _ in range(EACH)]
     clean = victims.materialise(image_folder(root / "gtsrb32" / "train", SIZE))[0]
@@ -149,39 +155,39 @@ def test_the_poisoned_set_is_what_the_victim_was_trained_on(script, root, tmp_pa
     assert (folder / POISONING).read_bytes() == before and (folder / POISONING).stat().st_mtime_ns == written
 
 
-def test_other_data_is_refused(script, root, folder, tmp_path, monkeypatch):
+def test_other_data_is_refused(root, folder, tmp_path, monkeypatch):
     shutil.copytree(root, tmp_path / "data")
     (tmp_path / "data" / "gtsrb32" / "train" / "class0" / "00.png").unlink()
     monkeypatch.setenv("SAMPDETOX_DATA", str(tmp_path / "data"))
     with pytest.raises(ValueError, match=r"must be what .* was trained on, got other images"):
-        script.poisoned_set(folder, script.stored_config(folder), tmp_path)
+        training_sets.poisoned_set(folder, training_sets.stored_config(folder), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"robust_noise": 0.1}, "robust_noise must be 0, got 0.1"), ({"attack": "none"}, "attack must be one of.*'none'")],
 )
-def test_victims_without_a_training_set_to_purify_are_refused(script, folder, tmp_path, changes, message):
+def test_victims_without_a_training_set_to_purify_are_refused(folder, tmp_path, changes, message):
     shutil.copytree(folder, tmp_path / "victim")
     about = tmp_path / "victim" / "victim.json"
     about.write_text(json.dumps({**json.loads(about.read_text()), **changes}))
     with pytest.raises(ValueError, match=message):
-        script.stored_config(tmp_path / "victim")
+        training_sets.stored_config(tmp_path / "victim")
 
 
-def test_the_images_of_a_limit_are_not_the_poisoned_ones(script):
+def test_the_images_of_a_limit_are_not_the_poisoned_ones():
     dataset = victims.Images(torch.zeros(1000, 1, 1, 1), torch.arange(1000) % 10, list("0123456789"))
     poisoned = PoisonedDataset(dataset, lambda x: x, 0, 0.1, seed=3).indices
-    drawn = script.drawn(1000, 100, seed=3)
+    drawn = training_sets.drawn_from(1000, 100, seed=3)
     assert len(drawn.unique()) == 100 and int(torch.isin(drawn, poisoned).sum()) < 25  # 10 are expected
-    assert torch.equal(script.drawn(1000, None, seed=3).sort().values, torch.arange(1000))
+    assert torch.equal(training_sets.drawn_from(1000, None, seed=3).sort().values, torch.arange(1000))
 
 
 # The whole
 
 
-def test_columns_and_resumption(script, root, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(script, "PART", 8)
+def test_columns_and_resumption(root, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_sets, "PART", 8)
     explain, calls = SampDetox.explain, []
 
     def killed(self, image):
@@ -192,47 +198,49 @@ def test_columns_and_resumption(script, root, folder, tmp_path, monkeypatch):
 
     monkeypatch.setattr(SampDetox, "explain", killed)
     with pytest.raises(KeyboardInterrupt):
-        run(script, monkeypatch, tmp_path / "a", folder, "--n", 20)
+        run(tmp_path / "a", folder, n=20)
     monkeypatch.setattr(SampDetox, "explain", lambda self, image: (calls.append(len(image)), explain(self, image))[1])
-    (row,) = run(script, monkeypatch, tmp_path / "a", folder, "--n", 20)
+    (row,) = run(tmp_path / "a", folder, n=20)
     assert calls == [8, 8, 8, 6]
 
     # without the kill, and in one part, the same; in float32 to within 1e-4, which may move a value by one in 255
-    monkeypatch.setattr(script, "PART", 30)
-    run(script, monkeypatch, tmp_path / "b", folder, "--n", 20)
-    first, second = (script.load_file(next((tmp_path / name / "work").glob("*/purified.safetensors"))) for name in "ab")
+    monkeypatch.setattr(training_sets, "PART", 30)
+    run(tmp_path / "b", folder, n=20)
+    first, second = (
+        training_sets.load_file(next((tmp_path / name / "work").glob("*/purified.safetensors"))) for name in "ab"
+    )
     assert int((first["images"].int() - second["images"].int()).abs().max()) <= 1
     assert all(torch.equal(first[name], second[name]) for name in ("labels", "truth", "poisoned", "flagged"))
 
     monkeypatch.setattr(SampDetox, "explain", refuse)
-    monkeypatch.setattr(script, "fit", refuse)
-    assert run(script, monkeypatch, tmp_path / "a", folder, "--n", 20) == [row]
-    for flags in (("--seed", 1), ("--limit", 20)):  # what they depend on
+    monkeypatch.setattr(relabel, "fit", refuse)
+    assert run(tmp_path / "a", folder, n=20) == [row]
+    for flags in ({"seed": 1}, {"limit": 20}):  # what they depend on
         with pytest.raises(AssertionError, match="this was done before"):
-            run(script, monkeypatch, tmp_path / "a", folder, "--n", 20, *flags)
+            run(tmp_path / "a", folder, n=20, **flags)
 
     # no defense is the classifier as it is stored, on the images as they are
-    victim, config = load_victim(folder), script.stored_config(folder)
-    everything = script.test_set(victim, config, 1000, 0)
+    victim, config = load_victim(folder), training_sets.stored_config(folder)
+    everything = relabel.images_for_testing(victim, config, 1000, 0)
     alone = measure(victim, image_folder(root / "gtsrb32" / "test", SIZE))
-    assert script.shares(victim.model, everything) == {
-        name: {"value": s.value, "low": s.low, "high": s.high, "n": s.n} for name, s in alone.items() if name != "PA"
+    assert relabel.shares(victim.model, everything) == {
+        name: relabel.rounded(share) for name, share in alone.items() if name != "PA"
     }
-    assert row["no defense"] == script.shares(victim.model, script.test_set(victim, config, 20, 0))
+    assert row["no defense"] == relabel.shares(victim.model, relabel.images_for_testing(victim, config, 20, 0))
     text = (tmp_path / "a" / "result.md").read_text()
     assert "| badnets |" in text and "fewer images" not in text
 
 
-def test_with_fewer_images_the_table_says_so(script, folder, tmp_path, monkeypatch):
-    (row,) = run(script, monkeypatch, tmp_path, folder, "--limit", 20, "--epochs", 1, "--preset", "ddim")
+def test_with_fewer_images_the_table_says_so(folder, tmp_path, monkeypatch):
+    (row,) = run(tmp_path, folder, limit=20, epochs=1, preset="ddim")
     assert row["training images"] == 20 and set(row["rules"]) == {"all"} and "flagged" not in row
     assert "badnets were trained on fewer images" in (tmp_path / "result.md").read_text()
 
 
-def test_classifiers_are_kept_by_their_labels(script, root, tmp_path):
+def test_classifiers_are_kept_by_their_labels(root, tmp_path):
     images = torch.randint(256, (12, 3, SIZE, SIZE), dtype=torch.uint8)
     labels = torch.arange(12) % CLASSES
     for each in (labels, labels, labels.flip(0)):
-        script.trained("D.L.", images, each, config(root, epochs=1), CLASSES, tmp_path)
+        relabel.trained("D.L.", images, each, config(root, epochs=1), CLASSES, tmp_path)
     assert len(list(tmp_path.glob("classifier-*.safetensors"))) == 2
     assert not list(tmp_path.glob("*training*"))
