@@ -107,9 +107,7 @@ def find_group(
     return Group(agreement > 0, agreement, p_value, fifth)
 
 
-def permutation_p_value(
-    parts: Float[Tensor, "k n n"], *, permutations: int, generator: torch.Generator
-) -> float:
+def permutation_p_value(parts: Float[Tensor, "k n n"], *, permutations: int, generator: torch.Generator) -> float:
     """How often chance alone makes a group as clear: each part of each residual negated or not, the search repeated.
 
     Without anything in common a part is as likely as its negative, and so the p-value is uniform. The search is part

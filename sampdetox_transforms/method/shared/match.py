@@ -133,4 +133,14 @@ def spread(x: Float[Tensor, "n c h w"], known: Bool[Tensor, "n c h w"]) -> Float
     return result
 
 
-__all__ = ["OPAQUE", "Filter", "is_patch", "make_filter", "matching", "patch_distance", "spread", "strengths", "without"]
+__all__ = [
+    "OPAQUE",
+    "Filter",
+    "is_patch",
+    "make_filter",
+    "matching",
+    "patch_distance",
+    "spread",
+    "strengths",
+    "without",
+]
