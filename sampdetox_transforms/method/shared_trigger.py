@@ -33,7 +33,9 @@ from sampdetox_transforms.method.shared.match import (
 
 MOST = 5  # triggers that are looked for, one after the other
 
-AGAIN = 2  # times that the pattern is estimated anew from all images that match it
+# Times that the pattern is estimated anew from all images that match it, and which rate these match at: a few images
+# that do not carry it cost more than a few more that do bring
+AGAIN, SURE = 2, 3e-5
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def recover_shared(
             break
         members = left.clone()
         members[left] = group.members
-        recovered = _refined(images, purified, left, members, group.p_value, false_alarm_rate)
+        recovered = _refined(images, purified, left, members, group.p_value)
         left &= ~(recovered.members | members)
         found.append(recovered)
     return found
@@ -102,18 +104,18 @@ def _clearest(images: Tensor, purified: Tensor, false_alarm_rate: float, generat
     return None if best is None else best[1]
 
 
-def _refined(
-    images: Tensor, purified: Tensor, left: Tensor, members: Tensor, p_value: float, false_alarm_rate: float
-) -> Recovered:
+def _refined(images: Tensor, purified: Tensor, left: Tensor, members: Tensor, p_value: float) -> Recovered:
     """The pattern, estimated anew from all images that match it."""
-    shared, known = _estimated(images, purified, members, left & ~members)
+    # what shows the same as a member is neither: that member's own noise is in the pattern
+    alike = same_content(purified)[:, members].any(dim=1)
+    shared, known = _estimated(images, purified, members, left & ~members & ~alike)
     for _ in range(AGAIN):
-        more = members | (matching(images, shared, known, false_alarm_rate=false_alarm_rate) & left)
-        others = left & ~more
+        match = matching(images, shared, known, false_alarm_rate=SURE) & left
+        more, others = members | (match & ~alike), left & ~members & ~match & ~alike
         if torch.equal(more, members) or int(others.sum()) < LEAST:
             break
-        members = more
-        shared, known = _estimated(images, purified, members, others)
+        members, alike = more, same_content(purified)[:, more].any(dim=1)
+        shared, known = _estimated(images, purified, members, others & ~alike)
     return Recovered(shared, known, p_value, members)
 
 
@@ -121,7 +123,8 @@ def _estimated(images: Tensor, purified: Tensor, members: Tensor, others: Tensor
     """What the members share, and what a match with it is measured against.
 
     How much of it an image that carries it has is asked of half of the members with the pattern of the other half:
-    the noise of an image is in the pattern that it was averaged into. The whitening that tells them better apart is taken.
+    the noise of an image is in the pattern that it was averaged into. The whitening that tells them better apart is
+    taken.
     """
     rest, rest_purified = images[others], purified[others]
     shared = estimate(images[members], purified[members], rest, rest_purified)

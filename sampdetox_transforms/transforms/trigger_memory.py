@@ -79,7 +79,7 @@ class TriggerMemory:
             return self.trigger
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write all images that are kept, in 8 bits, and the count of new ones; the trigger has a ``save`` of its own."""
+        """Write the images that are kept, in 8 bits, and the count of new ones; the trigger has its own ``save``."""
         with self._lock:
             stacked = [torch.stack(list(part)) for part in zip(*self._items.values(), strict=True)]
             tensors = dict(zip(("images", "purified"), stacked, strict=False)) | {"new": torch.tensor(self._new)}

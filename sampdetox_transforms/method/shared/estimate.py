@@ -18,7 +18,7 @@ CLIPPED = 0.5 / 255  # so near to 0 or 1 a value may have been cut off
 BANDS = (0.016, 0.047, 0.09, 0.144, 0.22, 0.31, 0.44, 0.63)
 
 # Windows of coefficients, and from how many times the noise's energy on there is a pattern in one
-WINDOWS = ((1, 7.0), (3, 2.2), (7, 1.4))
+WINDOWS = ((1, 5.0), (3, 1.7), (7, 1.2))
 
 USUAL_GAIN = 1.2  # of what the residual must be multiplied with, where the images say little about it
 
@@ -86,9 +86,9 @@ def blend(images: Float[Tensor, "m c h w"], others: Float[Tensor, "n c h w"]) ->
 
 
 def _span(images: Float[Tensor, "m c h w"]) -> Float[Tensor, ""]:
-    """What the widest pixels span, one image at each end and one pixel in a hundred left out."""
-    ordered = images.sort(dim=0).values
-    return (ordered[-2] - ordered[1]).flatten().quantile(0.99)
+    """What the widest pixels span, a few images at each end and one pixel in a hundred left out."""
+    ordered, few = images.sort(dim=0).values, 1 + len(images) // 16
+    return (ordered[-1 - few] - ordered[few]).flatten().quantile(0.99)
 
 
 def _unclipped_mean(residual: Tensor, images: Tensor) -> Float[Tensor, "c h w"]:
@@ -133,7 +133,7 @@ def _with_gain(residual: Tensor, noise: Tensor, images: Tensor, others: Tensor) 
 
 
 def above_noise(shape: Float[Tensor, "c h w"], noise: Float[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:
-    """How much of each coefficient is pattern, in [0, 1]: 0 where no window around it has more energy than noise has."""
+    """How much of each coefficient is pattern, in [0, 1]: 0 where no window around it holds more energy than noise."""
     shares = []
     for side, times in WINDOWS:
         energy, expected = (smoothed(values[None], side)[0] for values in (shape.square(), noise))

@@ -54,7 +54,7 @@ def smoothed(x: Float[Tensor, "n c h w"], side: int) -> Float[Tensor, "n c h w"]
     return functional.avg_pool2d(x, side, stride=1, padding=side // 2, count_include_pad=False)
 
 
-def unit(x: Float[Tensor, "n *rest"]) -> Float[Tensor, "n d"]:
+def unit(x: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
     """Each as a vector of length 1; what is nothing stays nothing."""
     flat = x.flatten(1)
     return flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-9)
