@@ -84,7 +84,7 @@ class TestFind:
             assert recover_shared(clean, imperfect(clean, seed)) == []
 
     def test_too_few_carriers_are_no_group(self):
-        clean, images, purified, _ = planted(noise_pattern(), carriers=LEAST - 2)
+        _clean, images, purified, _ = planted(noise_pattern(), carriers=LEAST - 2)
         assert recover_shared(images, purified) == []
 
     def test_two_triggers_one_after_the_other(self):
@@ -144,7 +144,7 @@ class TestEstimate:
         patch = torch.zeros(1, 16, 16)
         patch[:, 11:14, 11:14] = 1
         colour = torch.tensor([0.9, 0.1, 0.8])[:, None, None]
-        clean, images, purified, carriers = planted(colour * patch, patch)
+        _clean, images, purified, carriers = planted(colour * patch, patch)
         shared = estimate(images[carriers], purified[carriers], images[~carriers], purified[~carriers])
         assert torch.equal(shared.opaque, patch > 0)
         torch.testing.assert_close(shared.pattern, colour * patch)
@@ -207,7 +207,7 @@ class TestRemove:
 
 
 def test_strength_is_one_with_the_pattern_and_none_without():
-    clean, images, purified, carriers = planted(noise_pattern())
+    _clean, images, purified, _carriers = planted(noise_pattern())
     (found,) = recover_shared(images, purified, most=1)
     fresh = natural(60, seed=99)
     with_it = strengths((fresh + noise_pattern()).clamp(0, 1), found.shared, found.known)[0]

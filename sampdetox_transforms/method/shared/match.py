@@ -123,7 +123,7 @@ def spread(x: Float[Tensor, "n c h w"], known: Bool[Tensor, "n c h w"]) -> Float
     weight = known.to(x)
     result, found = torch.where(known, x, 0.5), known
     side = 3
-    while side < 2 * max(x.shape[-2:]) and not bool(found.all()):
+    while side < 4 * max(x.shape[-2:]) and not bool(found.all()):
         padding = side // 2
         number = functional.avg_pool2d(weight, side, stride=1, padding=padding)
         mean = functional.avg_pool2d(x * weight, side, stride=1, padding=padding) / number.clamp(min=1e-9)
