@@ -82,6 +82,7 @@ def measure_shared(
     triggered: Sequence[int] = (10, 40),
     false_alarm_rate: float = 0.01,
     fill: Any = None,
+    again: bool = True,
 ) -> tuple[list[SharedRow], dict[int, SharedTrigger | None]]:
     """The rows of one victim, and the triggers that were recovered.
 
@@ -93,6 +94,7 @@ def measure_shared(
         purify: the default, images in [0, 1] to images.
         triggered: how many images of the traffic carry the trigger.
         false_alarm_rate, fill: as for ``recover_trigger`` and ``SharedTrigger``.
+        again: measure the default behind the removal, too, which looks at all matched images once more.
     """
     candidates = (traffic.labels != subject.target_label).nonzero()[:, 0][: max(triggered)]
     if len(candidates) < max(triggered):
@@ -128,18 +130,10 @@ def measure_shared(
         )
         ways = {DEFAULT: (evaluation.purified, attacked.purified)}
         if trigger is not None:
-            taken = [(x.images, trigger.remove(x.images), m) for x, m in ((evaluation, clean_hits), (attacked, hits))]
-            ways[TAKEN_OUT] = tuple(
-                torch.where(m[:, None, None, None], out, x.purified)
-                for x, (_, out, m) in zip((evaluation, attacked), taken, strict=True)
-            )
-            both = []
-            for x, (_, out, m) in zip((evaluation, attacked), taken, strict=True):
-                again = x.purified.clone()
-                if bool(m.any()):
-                    again[m] = torch.cat([purify(batch) for batch in out[m].split(32)])
-                both.append(again)
-            ways[BOTH] = tuple(both)
+            taken = [(x, trigger.remove(x.images), m) for x, m in ((evaluation, clean_hits), (attacked, hits))]
+            ways[TAKEN_OUT] = tuple(torch.where(m[:, None, None, None], out, x.purified) for x, out, m in taken)
+            if again:
+                ways[BOTH] = tuple(_purified_where(m, out, x.purified, purify) for x, out, m in taken)
         for defense, (clean, dirty) in ways.items():
             rows.append(
                 SharedRow(
@@ -156,6 +150,14 @@ def measure_shared(
                 )
             )
     return rows, recovered
+
+
+def _purified_where(matched: Tensor, taken_out: Tensor, purified: Tensor, purify: Callable[[Tensor], Tensor]) -> Tensor:
+    """What the default makes of the images without their trigger; the others as it left them."""
+    result = purified.clone()
+    if bool(matched.any()):
+        result[matched] = torch.cat([purify(batch) for batch in taken_out[matched].split(32)])
+    return result
 
 
 def claims_on_clean(
