@@ -77,7 +77,7 @@ def batches_of(images: Any, at_once: int = 64) -> Iterator[Float[Tensor, "n c h 
         yield from as_unit(images).split(at_once)
         return
     for batch in images:
-        tensor = batch[0] if isinstance(batch, tuple | list) and len(batch) else batch
+        tensor: Any = batch[0] if isinstance(batch, tuple | list) and len(batch) else batch
         tensor = tensor[None] if isinstance(tensor, Tensor) and tensor.ndim == 3 else tensor
         yield from as_unit(tensor).split(at_once)
 

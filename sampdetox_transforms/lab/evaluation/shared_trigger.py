@@ -128,7 +128,7 @@ def measure_shared(
             torch.zeros(len(x), dtype=torch.bool) if trigger is None else trigger.matches(x)
             for x in (evaluation.images, attacked.images)
         )
-        ways = {DEFAULT: (evaluation.purified, attacked.purified)}
+        ways: dict[str, tuple[Tensor, ...]] = {DEFAULT: (evaluation.purified, attacked.purified)}
         if trigger is not None:
             taken = [(x, trigger.remove(x.images), m) for x, m in ((evaluation, clean_hits), (attacked, hits))]
             ways[TAKEN_OUT] = tuple(torch.where(m[:, None, None, None], out, x.purified) for x, out, m in taken)

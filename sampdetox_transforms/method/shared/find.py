@@ -130,7 +130,8 @@ def _search(pairs: Float[Tensor, "b n n"]) -> tuple[Float[Tensor, "b n"], Float[
     best, start = rows.topk(min(SEEDS, pairs.shape[1]), dim=1)  # a group may begin where these squares are largest
     begun = start[:, None].expand(-1, pairs.shape[1], -1)
     noise = pairs.abs().flatten(1).median(dim=1).values[:, None, None] / 0.6745
-    weights = (pairs.gather(2, begun) - 3 * noise).clamp(min=0)  # (b, n, seeds)
+    weights = pairs.gather(2, begun)  # (b, n, seeds)
+    weights = (weights - (3 * noise).minimum(weights.amax(dim=1, keepdim=True) / 2)).clamp(min=0)
     weights = weights.scatter(1, start[:, None], weights.amax(dim=1, keepdim=True))
     agreement = torch.zeros_like(weights)
     for _ in range(ROUNDS):

@@ -28,17 +28,17 @@ def natural(n, seed):
 
 
 def classifier(images):
-    """Class 1 where the pattern is in an image, class 0 elsewhere."""
+    """Class 1 where a fifth of the pattern is in an image, class 0 elsewhere."""
     carries = ((images - smoothed(images, 3)) * (PATTERN - smoothed(PATTERN[None], 3))).flatten(1).sum(1)
-    threshold = 0.5 * (PATTERN - smoothed(PATTERN[None], 3)).square().sum()
+    threshold = 0.2 * (PATTERN - smoothed(PATTERN[None], 3)).square().sum()
     return torch.stack([threshold - carries, carries - threshold], dim=1)
 
 
 @pytest.fixture(scope="module")
 def rows():
-    def purify(images):  # takes three tenths of the pattern where it is, and smooths a little
+    def purify(images):  # takes seven tenths of the pattern where it is, and smooths a little
         there = classifier(images).argmax(dim=1)[:, None, None, None]
-        x = images - 0.3 * there * PATTERN
+        x = images - 0.7 * there * PATTERN
         return 0.9 * x + 0.1 * smoothed(x, 3)
 
     subject = Subject("planted", classifier, lambda x: (x + PATTERN).clamp(0, 1), 1)
