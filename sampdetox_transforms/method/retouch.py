@@ -14,7 +14,7 @@ SIDE = 32  # the shorter side, in pixels, that sizes of casts are given for
 
 
 def without_colour_cast(
-    x: Float[Tensor, "b c h w"], sigma: float = 8.0, amount: float = 1.0
+    x: Float[Tensor, "b c h w"], sigma: float = 8.0, amount: float | Float[Tensor, " b"] = 1.0
 ) -> Float[Tensor, "b c h w"]:
     """The image without the low frequencies of its colour; grey images stay as they are.
 
@@ -24,10 +24,13 @@ def without_colour_cast(
     Args:
         x: images in [-1, 1].
         sigma: width of the Gaussian blur, in pixels of an image whose shorter side is 32.
-        amount: share of the blurred colour that is taken away; 0 changes nothing, 1 takes all of it.
+        amount: share of the blurred colour that is taken away, one for all or one for each image; 0 changes nothing, 1
+            takes all of it.
     """
-    if not amount or x.shape[1] == 1:
+    if x.shape[1] == 1 or (not isinstance(amount, Tensor) and amount == 0):
         return x
+    if isinstance(amount, Tensor):
+        amount = amount.to(x)[:, None, None, None]
     colour = x - x.mean(dim=1, keepdim=True)
     return (x - amount * blurred(colour, sigma * min(x.shape[-2:]) / SIDE)).clamp(-1, 1)
 

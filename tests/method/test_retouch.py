@@ -62,6 +62,13 @@ def test_a_cast_that_is_constant_over_the_image_is_removed_whole():
     torch.testing.assert_close(half, grey + cast / 2, rtol=0, atol=1e-12)
 
 
+def test_each_image_may_have_its_own_amount():
+    x, amounts = images(3, 3, 32, 32), (0.0, 0.3, 1.0)
+    expected = torch.cat([without_colour_cast(one[None], 8, a) for one, a in zip(x, amounts, strict=True)])
+    torch.testing.assert_close(without_colour_cast(x, 8, torch.tensor(amounts)), expected, rtol=0, atol=1e-7)
+    assert not torch.allclose(expected[1], x[1], atol=1e-3)
+
+
 def test_the_brightness_of_a_cast_stays():
     x = images(1, 3, 32, 32) / 2
     torch.testing.assert_close(without_colour_cast(x).mean(1), x.mean(1), rtol=0, atol=1e-12)
