@@ -90,6 +90,26 @@ def attack_success(
     return wilson(int((predictions == attacker_labels).sum()), len(labels))
 
 
+def backdoor_shares(
+    clean: Int[Tensor, " n"],
+    labels: Int[Tensor, " n"],
+    triggered: Int[Tensor, " m"] | None = None,
+    targets: Int[Tensor, " m"] | None = None,
+    attacker_labels: Int[Tensor, " m"] | None = None,
+    num_classes: int | None = None,
+) -> dict[str, Share]:
+    """CA of predictions for clean images; with predictions for triggered ones PA and ASR, too. The one place for them.
+
+    Raises:
+        ValueError, TypeError: what ``accuracy`` and ``attack_success`` refuse.
+    """
+    result = {"CA": accuracy(clean, labels, num_classes)}
+    if triggered is not None and targets is not None and attacker_labels is not None:
+        result["PA"] = accuracy(triggered, targets, num_classes)
+        result["ASR"] = attack_success(triggered, targets, attacker_labels, num_classes)
+    return result
+
+
 def paired_difference(first: Bool[Tensor, " n"], second: Bool[Tensor, " n"]) -> Share:
     """Share of ``first`` minus share of ``second``, where both were measured on the same images.
 

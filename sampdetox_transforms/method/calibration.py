@@ -1,17 +1,15 @@
-"""What clean images look like to the ``Specialists``: thresholds of preset ``restore``, and their false alarms."""
+"""What clean images look like to the search networks: thresholds of ``Restore``, and the p-value of an image."""
 
-import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from sampdetox_transforms.method.search import local_suspicion
-from sampdetox_transforms.method.search_scale import shrink
+from sampdetox_transforms.method.search import SearchNetworks, local_suspicion, shrink
 
 # How the false alarms are shared out. On held-out training images .8 and .2 missed more dense triggers, and found
 # hardly more patches.
@@ -22,7 +20,7 @@ POINTS = 401  # of a table: quantiles 0, 1/400, ... 1
 
 @dataclass(frozen=True)
 class Calibration:
-    """Quantiles of what the ``Specialists`` say of clean images, evenly spaced from 0 to 1, and the rate asked for.
+    """Quantiles of what search networks say of clean images, evenly spaced from 0 to 1, and the rate asked for.
 
     Attributes:
         local: quantiles of ``local_suspicion``.
@@ -56,7 +54,7 @@ class Calibration:
         """The logit of a dense trigger that one clean image in ten exceeds."""
         return _at(self.dense, 0.9)
 
-    def clean_share(self, local: Float[Tensor, " b"], dense: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    def p_value(self, local: Float[Tensor, " b"], dense: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """The share of clean images that look at least as suspicious as each image does: at most 1, float64.
 
         The smaller of the two kinds' shares, each divided by its part of the false alarms (weighted Bonferroni): an
@@ -69,21 +67,66 @@ class Calibration:
         """The same measurement with other thresholds."""
         return replace(self, false_alarm_rate=false_alarm_rate)
 
-    def save(self, path: str | Path) -> None:
-        """Write a JSON file."""
-        rounded = {name: [round(v, 5) for v in getattr(self, name)] for name in ("local", "dense")}
-        Path(path).write_text(json.dumps({**asdict(self), **rounded}) + "\n")
+
+@dataclass(frozen=True)
+class Calibrations:
+    """A calibration for each of the search networks, by their name: those of small images and of large ones.
+
+    Attributes:
+        small: for images with a shorter side of at most 48 pixels, or of all sizes where there are no other networks.
+        large: for larger ones.
+    """
+
+    small: Calibration | None = None
+    large: Calibration | None = None
+
+    def of(self, networks: SearchNetworks) -> Calibration:
+        """The one for these networks.
+
+        Raises:
+            ValueError: there is none.
+        """
+        found = getattr(self, networks.name)
+        if found is None:
+            raise ValueError(
+                f"there must be a calibration for each of the networks, got none for {networks.name!r} images. "
+                "Calibrate on clean images of that size."
+            )
+        return found
 
     @classmethod
-    def load(cls, path: str | Path) -> "Calibration":
-        """Read what ``save`` wrote."""
-        content = json.loads(Path(path).read_text())
-        return cls(**{**content, "local": tuple(content["local"]), "dense": tuple(content["dense"])})
+    def of_dict(cls, content: dict[str, Any]) -> "Calibrations":
+        """What ``dataclasses.asdict`` made of one, or of a ``Calibration``, which counts as that of small images.
+
+        Raises:
+            ValueError, TypeError, KeyError: something else.
+        """
+        parts = {"small": content} if "local" in content else content
+        made = {
+            name: Calibration(**{**part, "local": tuple(part["local"]), "dense": tuple(part["dense"])})
+            for name, part in parts.items()
+            if part is not None
+        }
+        return cls(**made)
+
+    def at(self, false_alarm_rate: float) -> "Calibrations":
+        """The same measurements with other thresholds."""
+        return Calibrations(
+            self.small and self.small.at(false_alarm_rate), self.large and self.large.at(false_alarm_rate)
+        )
+
+    def having(self, name: str, calibration: Calibration) -> "Calibrations":
+        """With another calibration for the networks of this name."""
+        return replace(self, **{name: calibration})
 
 
 @torch.no_grad()
 def calibrate(
-    restorer: nn.Module, batches: Iterable[Float[Tensor, "b c h w"]], *, false_alarm_rate: float = 0.05, data: str = ""
+    networks: SearchNetworks,
+    batches: Iterable[Float[Tensor, "b c h w"]],
+    *,
+    false_alarm_rate: float = 0.05,
+    data: str = "",
 ) -> Calibration:
     """Measure clean images, in batches in [-1, 1].
 
@@ -91,8 +134,8 @@ def calibrate(
         ValueError: a rate outside (0, 1), or so few images that it cannot be measured.
     """
     check_rate(false_alarm_rate)
-    answers = [restorer(shrink(batch)) for batch in batches]
-    local = torch.cat([local_suspicion(a.local) for a in answers]) if answers else torch.zeros(0)
+    answers = [networks.look(shrink(batch, networks)) for batch in batches]
+    local = torch.cat([local_suspicion(a.local, networks.window) for a in answers]) if answers else torch.zeros(0)
     dense = torch.cat([a.dense for a in answers]) if answers else torch.zeros(0)
     needed = round(1 / (false_alarm_rate * min(SHARES.values())))
     if len(local) < needed:

@@ -8,7 +8,7 @@ from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from sampdetox_transforms.method.schedule import SCHEDULES, Schedule
-from sampdetox_transforms.method.windows import symmetric_pad
+from sampdetox_transforms.networks.padding import pad_to_multiple
 from sampdetox_transforms.networks.precision import set_precision
 from sampdetox_transforms.networks.tiles import MAX_SIDE, in_parts
 from sampdetox_transforms.networks.unet_config import UNetConfig
@@ -87,12 +87,9 @@ class Denoiser(nn.Module):
 
     def forward(self, x_t: Float[Tensor, "b c h w"], t: Real[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
         """Predicted noise, shaped like ``x_t``, at timesteps t = level - 1."""
-        height, width = x_t.shape[-2:]
-        rows, columns = -height % self.size_multiple, -width % self.size_multiple
-        top, left = rows // 2, columns // 2
-        padded = symmetric_pad(x_t, left, columns - left, top, rows - top)
+        padded, (rows, columns) = pad_to_multiple(x_t, self.size_multiple)
         eps = in_parts(self._predict, padded, t, side=self.largest_side, multiple=self.size_multiple)
-        return eps[..., top : top + height, left : left + width].to(x_t.dtype)
+        return eps[..., rows, columns].to(x_t.dtype)
 
     def _predict(self, x: Tensor, t: Tensor) -> Tensor:
         eps = self.network(x.to(self.dtype, memory_format=torch.channels_last), t)

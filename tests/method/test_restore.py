@@ -5,55 +5,18 @@ from functools import partial
 import pytest
 import torch
 from conftest import tiny_config
-from torch import nn
+from samples import CALIBRATION, WhiteIsForeign, as_it_is, flat, patched, run, silent
 from torch.nn import functional
 
 from sampdetox_transforms import Denoiser, DetoxWrapper, SampDetox, Schedule
-from sampdetox_transforms.method.answer import Answer
-from sampdetox_transforms.method.calibration import Calibration
 from sampdetox_transforms.method.noise import SeededNoise
-from sampdetox_transforms.method.restore import GAIN, fill, purify_and_restore
+from sampdetox_transforms.method.restore import GAIN, fill
 from sampdetox_transforms.method.sampdetox import global_stage
 from sampdetox_transforms.method.samplers import ddim_step
 from sampdetox_transforms.networks.restorer import Restorer, RestorerConfig
 from sampdetox_transforms.networks.unet import UNet
 
 LINEAR = Schedule.named("linear")
-CALIBRATION = Calibration(*[tuple(i / 40 - 10 for i in range(401))] * 2, 0.05)  # clean: -10 to 0
-
-
-class WhiteIsForeign(nn.Module):
-    """A restorer that is known: white pixels belong to a trigger, a blue image carries a dense one; fills with red."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls, self.images = 0, 0
-
-    def forward(self, x, erased=None) -> Answer:
-        self.calls, self.images = self.calls + 1, self.images + len(x) * (2 if erased is None else 1)
-        white = (x > 0.9).all(dim=1, keepdim=True)
-        local = torch.where(white, 8.0, -8.0)
-        dense = torch.where(x[:, 2].mean(dim=(1, 2)) > x[:, 0].mean(dim=(1, 2)) + 0.5, 8.0, -8.0)
-        return Answer(torch.tensor([0.5, -0.5, -0.5])[:, None, None].expand_as(x), local, dense)
-
-
-def flat(*colour: float, n: int = 1) -> torch.Tensor:
-    return torch.tensor(colour).float()[:, None, None].expand(n, 3, 16, 16).clone()
-
-
-def patched(x: torch.Tensor, size: int = 3) -> torch.Tensor:
-    x = x.clone()
-    x[..., 2 : 2 + size, 4 : 4 + size] = 1
-    return x
-
-
-def silent(x_t, t):
-    """A denoiser that finds no noise."""
-    return torch.zeros_like(x_t)
-
-
-run = partial(purify_and_restore, denoiser=silent, schedule=LINEAR, calibration=CALIBRATION, t1=0, t2=0, stride=20)
-as_it_is = partial(run, estimate=False)  # WhiteIsForeign's estimate is red all over
 
 
 def test_an_image_without_a_trigger_is_left_as_stage_1_made_it():
@@ -124,7 +87,7 @@ def test_an_image_does_not_depend_on_its_batch():
     torch.manual_seed(1)
     denoiser = Denoiser(UNet(tiny_config()), LINEAR, size_multiple=2)
     x0 = torch.cat([flat(0, 0, 0), patched(flat(0.1, 0, 0)), flat(-0.5, 0, 0.5), patched(flat(0, -0.2, 0))])
-    call = partial(purify_and_restore, denoiser=denoiser, schedule=LINEAR, calibration=CALIBRATION, t1=20, t2=40)
+    call = partial(run, denoiser=denoiser, t1=20, t2=40, stride=60)
     together = call(x0, restorer=WhiteIsForeign(), noise=SeededNoise(x0, 0))
     for i in range(4):
         alone = call(x0[i : i + 1], restorer=WhiteIsForeign(), noise=SeededNoise(x0[i : i + 1], 0))

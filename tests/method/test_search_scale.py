@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_restoration import WhiteIsForeign, as_it_is, run
+from samples import WhiteIsForeign, as_it_is, run
 
 from sampdetox_transforms.method.search_scale import LARGEST, SIDE, enlarge, enlarge_map, shrink
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from sampdetox_transforms.lab.evaluation.rows import Column, Images, Model, Row
-from sampdetox_transforms.lab.metrics import accuracy, attack_success, predicted, wilson
+from sampdetox_transforms.lab.metrics import backdoor_shares, predicted, wilson
 from sampdetox_transforms.lab.victims.classifiers import predict
 from sampdetox_transforms.lab.victims.victim import Victim, materialise
 from sampdetox_transforms.networks.denoiser import Denoiser
@@ -82,19 +82,18 @@ def measure_row(
         return predicted(outputs, victim.num_classes).cpu(), seconds, calls[0]
 
     classes, seconds, calls = run(clean, 0)
-    ca = accuracy(classes, labels, victim.num_classes)
-    pa = asr = calls_triggered = None
-    seconds_all, calls_all = seconds, calls
-    if triggered is not None:
+    seconds_all, calls_all, calls_triggered = seconds, calls, None
+    if triggered is None:
+        found = backdoor_shares(classes, labels, num_classes=victim.num_classes)
+    else:
         assert data.targets is not None and data.attacker_labels is not None
-        targets, wanted = data.targets[:limit], data.attacker_labels[:limit]
-        classes, seconds, calls_triggered = run(triggered, len(clean))
+        answers, seconds, calls_triggered = run(triggered, len(clean))
         seconds_all, calls_all = seconds_all + seconds, calls_all + calls_triggered
-        asr = attack_success(classes, targets, wanted, victim.num_classes)
-        pa = accuracy(classes, targets, victim.num_classes)
+        targets, wanted = data.targets[:limit], data.attacker_labels[:limit]
+        found = backdoor_shares(classes, labels, answers, targets, wanted, victim.num_classes)
         if data.second_targets is not None:
-            right = (classes == targets) | (classes == data.second_targets[:limit])
-            pa = wilson(int(right.sum()), len(right))
+            right = (answers == targets) | (answers == data.second_targets[:limit])
+            found["PA"] = wilson(int(right.sum()), len(right))
     return Row(
         victim=victim.name,
         attack=victim.about.get("attack", victim.name),
@@ -105,9 +104,9 @@ def measure_row(
         defense=defense.name,
         settings=dict(defense.settings),
         access=defense.access,
-        ca=ca,
-        pa=pa,
-        asr=asr,
+        ca=found["CA"],
+        pa=found.get("PA"),
+        asr=found.get("ASR"),
         ms_per_image=seconds_all / total * 1000,
         denoiser_calls=calls_all / total,
         denoiser_calls_clean=calls / len(clean),

@@ -17,7 +17,7 @@ from sampdetox_transforms.lab.attacks.low_frequency import load_pattern
 from sampdetox_transforms.lab.attacks.preparation import Preparation
 from sampdetox_transforms.lab.attacks.recipes import CLEAN, COMPOSITE, get_recipe
 from sampdetox_transforms.lab.victims.classifiers import build_classifier
-from sampdetox_transforms.lab.victims.config import POISONING, VictimConfig
+from sampdetox_transforms.lab.victims.config import POISONING, VictimConfig, composite_classes
 from sampdetox_transforms.lab.victims.victim import load_victim
 
 

@@ -16,7 +16,7 @@ from sampdetox_transforms.lab.attacks.datasets import load_trigger
 from sampdetox_transforms.lab.attacks.items import Attack, read_labels, stack_images
 from sampdetox_transforms.lab.attacks.recipes import CLEAN, COMPOSITE, RECIPES, get_recipe
 from sampdetox_transforms.lab.attacks.triggered import TriggeredDataset
-from sampdetox_transforms.lab.metrics import Share, accuracy, attack_success, predicted
+from sampdetox_transforms.lab.metrics import Share, backdoor_shares, predicted
 from sampdetox_transforms.lab.victims.classifiers import build_classifier, predict
 from sampdetox_transforms.lab.victims.config import ABOUT, CLASSIFIER, POISONING, composite_classes
 from sampdetox_transforms.networks.checkpoints import WeightsFileError
@@ -93,10 +93,9 @@ def load_victim(folder: str | Path, *, device: str | torch.device = "cpu") -> Vi
 def measure(victim: Victim, dataset: Any, device: str | torch.device = "cpu") -> dict[str, Share]:
     """CA, and PA and ASR where there is a backdoor, with no defense."""
     images, labels = materialise(dataset)
-    result = {"CA": accuracy(predicted(predict(victim.model, images.to(device))).cpu(), labels)}
-    if victim.attack is not None or victim.mode == COMPOSITE:
-        triggered = victim.triggered(dataset)
-        classes = predicted(predict(victim.model, triggered.materialise()[0].to(device))).cpu()
-        result["PA"] = accuracy(classes, triggered.targets)
-        result["ASR"] = attack_success(classes, triggered.targets, triggered.attacker_labels)
-    return result
+    clean = predicted(predict(victim.model, images.to(device))).cpu()
+    if victim.attack is None and victim.mode != COMPOSITE:
+        return backdoor_shares(clean, labels)
+    triggered = victim.triggered(dataset)
+    classes = predicted(predict(victim.model, triggered.materialise()[0].to(device))).cpu()
+    return backdoor_shares(clean, labels, classes, triggered.targets, triggered.attacker_labels)
