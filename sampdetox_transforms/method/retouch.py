@@ -4,7 +4,8 @@ Each takes away what one kind of trigger needs and a classifier hardly does. All
 each image alone, and clamp their result to [-1, 1].
 """
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -35,6 +36,44 @@ def without_colour_cast(
     return (x - amount * blurred(colour, sigma * min(x.shape[-2:]) / SIDE)).clamp(-1, 1)
 
 
+def colour_amount(likely: Float[Tensor, " b"], least: float = 0.5, gain: float = 3.0) -> Float[Tensor, " b"]:
+    """How much of the smooth colour is taken from each image: ``least`` from all, all of it where a trigger is likely.
+
+    Args:
+        likely: probability in [0, 1] that an image carries a dense trigger.
+        least: share that every image loses, in [0, 1].
+        gain: all of it is taken from a probability of 1 / gain on.
+    """
+    return least + (1 - least) * (gain * likely).clamp(max=1)
+
+
+def mostly_colour(
+    x: Float[Tensor, "b c h w"], estimate: Float[Tensor, "b c h w"], sigma: float = 8.0, share: float = 0.15
+) -> Bool[Tensor, " b"]:
+    """Whether what an estimate of the image without its dense trigger changes is, for this share, a colour cast.
+
+    Then ``without_colour_cast`` alone is the better answer: it leaves the details that an estimate and a high noise
+    level would cost. The share is of the change's energy; an estimate that changes nothing has none.
+    """
+    if x.shape[1] == 1:
+        return torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    change = estimate - x
+    colour = change - change.mean(dim=1, keepdim=True)
+    rest = change - blurred(colour, sigma * min(x.shape[-2:]) / SIDE)
+    return energy(change) - energy(rest) > share * energy(change)
+
+
+def mostly_fine(
+    x: Float[Tensor, "b c h w"], estimate: Float[Tensor, "b c h w"], sigma: float = 1.0, share: float = 0.2
+) -> Bool[Tensor, " b"]:
+    """Whether what an estimate changes is, for this share of its energy, detail finer than a blur of ``sigma`` pixels.
+
+    What is left of noise and of waves drowns in little noise; of a picture or a smooth pattern it does not.
+    """
+    change = estimate - x
+    return energy(change - blurred(change, sigma)) > share * energy(change)
+
+
 def resampled(x: Float[Tensor, "b c h w"], factor: float) -> Float[Tensor, "b c h w"]:
     """Shrunk by a factor in (0, 1] and enlarged again (bicubic, antialiased): 1 changes nothing.
 
@@ -59,3 +98,8 @@ def sharpened(x: Float[Tensor, "b c h w"], amount: float, sigma: float = 0.8) ->
 def blurred(x: Float[Tensor, "b c h w"], sigma: float) -> Float[Tensor, "b c h w"]:
     """Gaussian blur of every plane, cut off at 3 sigma, with mirrored borders."""
     return local_mean(x, gaussian_window(sigma, max(1, round(3 * sigma)), device=x.device).to(x.dtype))
+
+
+def energy(x: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
+    """Mean square of each image."""
+    return x.square().mean(dim=(1, 2, 3))

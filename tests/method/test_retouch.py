@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from sampdetox_transforms.method.lines import without_lines
-from sampdetox_transforms.method.retouch import blurred, resampled, sharpened, without_colour_cast
+from sampdetox_transforms.method.retouch import (
+    blurred,
+    colour_amount,
+    mostly_colour,
+    mostly_fine,
+    resampled,
+    sharpened,
+    without_colour_cast,
+)
 
 
 def images(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -161,3 +169,32 @@ def test_results_are_in_range_alike_in_any_batch_and_carry_gradients(part):
     assert part(x[1:2]).allclose(result[1:2], atol=1e-6)
     gradient = torch.autograd.grad(result.sum(), x)[0]
     assert gradient.isfinite().all() and gradient.abs().sum() > 0
+
+
+def test_the_amount_of_colour_grows_from_the_least_to_all():
+    amounts = colour_amount(torch.tensor([0.0, 0.1, 0.25, 0.5, 1.0]), least=0.5, gain=4)
+    torch.testing.assert_close(amounts, torch.tensor([0.5, 0.7, 1.0, 1.0, 1.0]))
+
+
+def test_which_estimates_take_mostly_colour():
+    grey = images(1, 1, 32, 32).expand(1, 3, 32, 32) / 2
+    cast = torch.tensor([0.2, -0.3, 0.1], dtype=torch.float64)[:, None, None]  # half of its energy is not brightness
+    wave = 0.2 * torch.sin(2 * torch.pi * 6 * torch.arange(32, dtype=torch.float64) / 32)
+    x = torch.cat([grey + cast, grey + wave, grey + wave + 0.1 * cast, grey])
+    assert mostly_colour(x, grey.expand_as(x)).tolist() == [True, False, False, False]
+    # the share is the cast's part of the energy: .02 of waves and .14 / 3 of a cast without brightness
+    mixed, part = grey + wave + cast, (0.14 / 3) / (0.14 / 3 + wave.square().mean().item())
+    assert mostly_colour(mixed, grey, share=part - 0.01) and not mostly_colour(mixed, grey, share=part + 0.01)
+    assert not mostly_colour(x[:, :1], grey[:, :1].expand(4, 1, 32, 32)).any()
+
+
+def test_which_estimates_take_mostly_fine_detail():
+    column = torch.arange(32, dtype=torch.float64)
+    smooth, fine = (0.2 * torch.cos(math.pi * k * (column + 0.5) / 32) for k in (2, 24))
+    x = torch.zeros(4, 3, 32, 32, dtype=torch.float64)
+    taken = torch.stack([0 * fine, smooth, fine, smooth + fine / 3])[:, None, None]
+    assert mostly_fine(x, x + taken).tolist() == [False, False, True, False]
+    # of a cosine of frequency k the blur leaves exp(-(pi k / 32)^2 / 2); its energy is that of the rest squared
+    left = [1 - math.exp(-((math.pi * k / 32) ** 2) / 2) for k in (2, 24)]
+    share = (left[0] ** 2 + left[1] ** 2 / 9) / (1 + 1 / 9)
+    assert mostly_fine(x, x + taken, share=share - 0.02)[3] and not mostly_fine(x, x + taken, share=share + 0.02)[3]
