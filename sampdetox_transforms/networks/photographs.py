@@ -44,7 +44,7 @@ class Photographs(nn.Module):
     """Both networks as ``SearchNetworks``, which says what the attributes are; chosen on held-out training images."""
 
     name, calls = "large", 1
-    as_is, side = 320, 256
+    least, as_is, side = 160, 320, 256
     window, certain, possible, margins = 4, 1.0, 0.0, (0, 0)
 
     def __init__(self, search: PhotoUNet | None = None, restoring: PhotoUNet | None = None):

@@ -60,7 +60,7 @@ def cells(plan: Plan) -> Iterable[Cell]:
     options = plan.options
     check_choice("relabel", options["relabel"], RULES)
     check_choice("preset", options["preset"], tuple(PRESETS))
-    if options["relabel"] == "flagged" and PRESETS[options["preset"]].local_stage != "restore":
+    if options["relabel"] == "flagged" and options["preset"] != "restore":
         raise ValueError(
             f"relabel 'flagged' needs a preset that searches, got {options['preset']}. Take restore, or relabel 'all'."
         )

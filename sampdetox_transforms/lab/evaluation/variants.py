@@ -1,76 +1,103 @@
-"""Preset ``restore`` with one part taken out: the columns of its ablation.
+"""The default with one part taken out: the columns of its ablation.
 
 "no search": stage 1 alone. "no dense answer": nothing is taken for a dense trigger, and masks of any size are filled.
 "noise instead of fill": located pixels go through the paper's local stage from t2.
 """
 
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sampdetox_transforms.method.answer import Answer
-from sampdetox_transforms.method.calibration import Calibration
-from sampdetox_transforms.method.noise import SeededNoise
-from sampdetox_transforms.method.restore import SEARCH, purify_and_restore
-from sampdetox_transforms.method.sampdetox import Purified, local_stage
-from sampdetox_transforms.method.samplers import grid
-from sampdetox_transforms.transforms.presets import PRESETS, Preset
+from sampdetox_transforms.method.calibration import Calibration, Calibrations
+from sampdetox_transforms.method.checks import step_of
+from sampdetox_transforms.method.noise import SeededNoise, fresh_noise
+from sampdetox_transforms.method.restore import Restore
+from sampdetox_transforms.method.result import Purified
+from sampdetox_transforms.method.sampdetox import local_stage
+from sampdetox_transforms.method.samplers import Denoiser, Noise, grid
+from sampdetox_transforms.method.schedule import Schedule
+from sampdetox_transforms.method.search import SearchNetworks
 
 
-def noise_located(x0: Tensor, denoiser, schedule, *, restorer, t2: float, stride: float, step, **rest: Any) -> Purified:
-    """``purify_and_restore`` where located pixels are noised to t2 and denoised, not filled."""
-    levels = grid(t2, stride)
+class Changed:
+    """Search networks with some attributes or methods of their own."""
 
-    def answer(x: Tensor, mask: Tensor | None = None) -> Answer:
-        if mask is None:
-            return restorer(x)
-        image = local_stage(x, t2 * mask.double(), denoiser, schedule, levels, step, SeededNoise(x, 0))
-        return Answer(image, mask.to(x), torch.zeros(len(x)))  # of a fill nothing but the image is used
+    def __init__(self, networks: SearchNetworks, **changes: Any):
+        self._networks, self._changes = networks, changes
 
-    search: Any = answer
-    done = purify_and_restore(x0, denoiser, schedule, restorer=search, t2=t2, stride=stride, step=step, **rest)
-    # calls besides the first search and the diffusions before and after: to fill, to look again (SEARCH), to fill, ...
-    level = done.timestep_map.amax(dim=(1, 2, 3))
-    looked = done.network_calls - (len(grid(rest["t1"], stride)) - 1 + SEARCH) - (level / stride).ceil().long()
-    fills = (looked + SEARCH) // (1 + SEARCH)
-    return replace(done, network_calls=done.network_calls + fills * (len(levels) - 2))
+    def __getattr__(self, name: str) -> Any:
+        if name in ("_networks", "_changes"):  # not set yet, as in a copy that is being made
+            raise AttributeError(name)
+        return self._changes[name] if name in self._changes else getattr(self._networks, name)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Variant(Preset):
-    """A preset with other arguments of ``purify_and_restore``, or another function in its place."""
+class Variant(Restore):
+    """``Restore`` with networks that are read or asked otherwise.
 
-    run: Any = purify_and_restore
-    changed: dict[str, Any] = field(default_factory=dict)
+    Attributes:
+        read: attributes of the networks in place of their own; "certain" for ``possible`` means their own ``certain``.
+        noised: noise located pixels to t2 and denoise them, instead of filling them.
+    """
 
-    def algorithm(self) -> partial:
-        return partial(self.run, **{**super().algorithm().keywords, **self.changed})
+    read: dict[str, Any] = field(default_factory=dict)
+    noised: bool = False
+
+    def run(
+        self,
+        x0: Float[Tensor, "b c h w"],
+        denoiser: Denoiser,
+        schedule: Schedule,
+        *,
+        networks: SearchNetworks,
+        calibrations: Calibrations,
+        noise: Noise = fresh_noise,
+    ) -> Purified:
+        """As ``Restore.run``."""
+        changes = {k: networks.certain if v == "certain" else v for k, v in self.read.items()}
+        levels = grid(self.t2, self.stride)
+
+        def fill(x: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b 1 h w"]) -> Float[Tensor, "b c h w"]:
+            map_ = self.t2 * mask.double()
+            return local_stage(x, map_, denoiser, schedule, levels, step_of(self), SeededNoise(x, 0))
+
+        changes |= {"fill": fill} if self.noised else {}
+        other: Any = Changed(networks, **changes)
+        done = super().run(x0, denoiser, schedule, networks=other, calibrations=calibrations, noise=noise)
+        if not self.noised:
+            return done
+        # calls besides the first search and the diffusions: to fill, to look again, to fill, ...
+        level = done.timestep_map.amax(dim=(1, 2, 3))
+        looked = done.network_calls - (len(grid(self.t1, self.stride)) - 1 + networks.calls)
+        looked = looked - (level / self.stride).ceil().long()
+        filled = (looked + networks.calls) // (1 + networks.calls)
+        return replace(done, network_calls=done.network_calls + filled * (len(levels) - 2))
 
 
-def never(calibration: Calibration, *kinds: str) -> Calibration:
+def never(calibrations: Calibrations, *kinds: str) -> Calibrations:
     """The same where no image is suspected enough of these kinds of triggers; the lower values stay."""
 
     def out_of_reach(values: tuple[float, ...]) -> tuple[float, ...]:
         return tuple(v + 1e9 * (i > 0.95 * (len(values) - 1)) for i, v in enumerate(values))
 
-    return replace(calibration, **{kind: out_of_reach(getattr(calibration, kind)) for kind in kinds})
+    def silent(calibration: Calibration | None) -> Calibration | None:
+        return calibration and replace(
+            calibration, **{kind: out_of_reach(getattr(calibration, kind)) for kind in kinds}
+        )
 
+    return Calibrations(silent(calibrations.small), silent(calibrations.large))
 
-KEYWORDS = purify_and_restore.__kwdefaults__ or {}
-
-RESTORE = Variant(**asdict(PRESETS["restore"]))
 
 VARIANTS: dict[str, Variant] = {
-    "restore, no search": RESTORE,
-    "restore, no dense answer": replace(RESTORE, changed={"largest": 1.0}),
-    "restore, one look": replace(RESTORE, changed={"margins": (0,)}),
-    "restore, margin of 1 pixel": replace(RESTORE, changed={"margins": (1, 1)}),
-    "restore, no hysteresis": replace(RESTORE, changed={"low": KEYWORDS["seed"]}),
-    "restore, noise instead of fill": replace(RESTORE, run=noise_located),
-    "restore, no estimate": replace(RESTORE, changed={"estimate": False}),
+    "restore, no search": Variant(),
+    "restore, no dense answer": Variant(largest=1.0),
+    "restore, one look": Variant(looks=1),
+    "restore, margin of 1 pixel": Variant(read={"margins": (1, 1)}),
+    "restore, no hysteresis": Variant(read={"possible": "certain"}),
+    "restore, noise instead of fill": Variant(noised=True),
+    "restore, no estimate": Variant(gain=0),
 }
 
 NEVER = {"restore, no search": ("local", "dense"), "restore, no dense answer": ("dense",)}

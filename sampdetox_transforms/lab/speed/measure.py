@@ -4,7 +4,6 @@ import copy
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sampdetox_transforms.lab.speed.clocks import Stopwatch, TimedNoise, clock, time_runs
 from sampdetox_transforms.lab.speed.table import PARTS, BatchSpeed, DefendedSpeed
+from sampdetox_transforms.method.algorithm1 import Algorithm1
 from sampdetox_transforms.method.noise import fresh_noise
 from sampdetox_transforms.method.sampdetox import on_schedule
 from sampdetox_transforms.networks.denoiser import Denoiser
@@ -137,17 +137,22 @@ def measure_parts(detox: SampDetox, images: Float[Tensor, "b c h w"], repeats: i
 
 def timed_algorithm(detox: SampDetox, watch: Stopwatch) -> Callable[..., Any]:
     """The algorithm of a transform's settings, with a map that has a clock, where it takes one."""
-    algorithm: Any = detox.settings.algorithm()
-    if "dissimilarity" not in algorithm.keywords:
-        return algorithm
-    return partial(algorithm, dissimilarity=watch.timed("SSIM map", algorithm.keywords["dissimilarity"]))
+    settings = detox.settings
+    if not isinstance(settings, Algorithm1):
+        return settings.run
+    timed = copy.copy(settings)
+    object.__setattr__(timed, "difference", watch.timed("SSIM map", settings.difference))
+    return timed.run
 
 
 def timed_search(detox: SampDetox, watch: Stopwatch) -> dict[str, Any]:
     """What the algorithm takes of a search, with networks that have clocks; nothing for one without."""
     if detox.restorer is None:
         return {}
-    return {"restorer": watch.timed("network", detox.restorer), "calibration": detox.calibration}
+    networks = copy.copy(detox.restorer.small)
+    for name in ("look", "estimate", "fill"):
+        object.__setattr__(networks, name, watch.timed("network", getattr(networks, name)))
+    return {"networks": networks, "calibrations": detox.calibration}
 
 
 def core_images(detox: SampDetox, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "n k h w"]:
