@@ -132,7 +132,7 @@ def enlarge(
 
 
 def enlarge_map(values: Float[Tensor, "b 1 h w"], like: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 1 y x"]:
-    """A map of the looked-at image for the pixels of the image itself: each takes the nearest, or the highest, value."""
+    """A map of the looked-at image for the image's own pixels: each takes the nearest value, or the highest."""
     if values.shape[-2:] == like.shape[-2:]:
         return values
     if values.shape[-1] > like.shape[-1]:
