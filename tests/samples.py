@@ -1,15 +1,14 @@
 """Images, generators and fakes that several tests share."""
 
-from functools import partial
-
 import numpy as np
 import torch
 from torch import nn
 
-from sampdetox_transforms import Schedule
-from sampdetox_transforms.method.answer import Answer
-from sampdetox_transforms.method.calibration import Calibration
-from sampdetox_transforms.method.restore import purify_and_restore
+from sampdetox_transforms import Purified, Schedule
+from sampdetox_transforms.method.calibration import Calibration, Calibrations
+from sampdetox_transforms.method.noise import fresh_noise
+from sampdetox_transforms.method.restore import Restore
+from sampdetox_transforms.method.search import Answer
 
 
 def images(*shape: int, seed: int = 0, dtype=torch.float32) -> torch.Tensor:
@@ -29,21 +28,38 @@ class Killed(BaseException):
 # The default algorithm with networks whose answers are known ---------------------------------------------------------
 
 CALIBRATION = Calibration(*[tuple(i / 40 - 10 for i in range(401))] * 2, 0.05)  # clean: -10 to 0
+CALIBRATIONS = Calibrations(CALIBRATION, CALIBRATION)
+LINEAR = Schedule.named("linear")
+RED = (0.5, -0.5, -0.5)
 
 
 class WhiteIsForeign(nn.Module):
-    """A restorer that is known: white pixels belong to a trigger, a blue image carries a dense one; fills with red."""
+    """Search networks that are known: white is a trigger, a blue image carries a dense one; all is filled with red."""
+
+    name, calls = "small", 2
+    as_is, side = 48, 32
+    window, certain, possible, margins = 2, -0.5, -1.0, (0, 1)
 
     def __init__(self):
         super().__init__()
-        self.calls, self.images = 0, 0
+        self.looks = self.fills = self.asked = 0  # the last counts images, once a network
 
-    def forward(self, x, erased=None) -> Answer:
-        self.calls, self.images = self.calls + 1, self.images + len(x) * (2 if erased is None else 1)
+    def look(self, x) -> Answer:
+        self.looks, self.asked = self.looks + 1, self.asked + self.calls * len(x)
         white = (x > 0.9).all(dim=1, keepdim=True)
-        local = torch.where(white, 8.0, -8.0)
-        dense = torch.where(x[:, 2].mean(dim=(1, 2)) > x[:, 0].mean(dim=(1, 2)) + 0.5, 8.0, -8.0)
-        return Answer(torch.tensor([0.5, -0.5, -0.5])[:, None, None].expand_as(x), local, dense)
+        dense = torch.where(x[:, -1].mean(dim=(1, 2)) > x[:, 0].mean(dim=(1, 2)) + 0.5, 8.0, -8.0)
+        return Answer(torch.where(white, 8.0, -8.0), dense, self.estimate(x))
+
+    def estimate(self, x):
+        red = torch.tensor(RED) if x.shape[1] == 3 else torch.tensor(RED).mean(dim=0, keepdim=True)
+        return red[:, None, None].expand_as(x)
+
+    def fill(self, x, mask):
+        self.fills, self.asked = self.fills + 1, self.asked + len(x)
+        return torch.where(mask, self.estimate(x), x)
+
+    def denoiser(self, schedule):
+        return None
 
 
 def flat(*colour: float, n: int = 1) -> torch.Tensor:
@@ -61,13 +77,14 @@ def silent(x_t, t):
     return torch.zeros_like(x_t)
 
 
-run = partial(
-    purify_and_restore,
-    denoiser=silent,
-    schedule=Schedule.named("linear"),
-    calibration=CALIBRATION,
-    t1=0,
-    t2=0,
-    stride=20,
-)
-as_it_is = partial(run, estimate=False)  # WhiteIsForeign's estimate is red all over
+def run(
+    x0, networks, *, denoiser=silent, calibrations=CALIBRATIONS, noise=fresh_noise, t1=0, t2=0, stride=20, **settings
+) -> Purified:
+    """``Restore`` with these settings, one t1 for all sizes."""
+    algorithm = Restore(**{"t1": t1, "t1_large": None, "t2": t2, "stride": stride} | settings)
+    return algorithm.run(x0, denoiser, LINEAR, networks=networks, calibrations=calibrations, noise=noise)
+
+
+def as_it_is(x0, networks, **settings) -> Purified:
+    """The same, with nothing taken from images that are not flagged: the estimate of WhiteIsForeign is red all over."""
+    return run(x0, networks, gain=0, **settings)

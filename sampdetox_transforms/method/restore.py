@@ -42,19 +42,19 @@ class Look(NamedTuple):
         shrunk: whether that is not their own.
         answer: what the networks say of them.
         p_value: (b,), the share of clean images that look at least as suspicious.
-        flagged: (b,), whether they are taken for images with a trigger.
+        alarms: (b, 2), whether they are taken for images with a local trigger, with a dense one.
     """
 
     x: Float[Tensor, "b c h w"]
     shrunk: bool
     answer: Answer
     p_value: Float[Tensor, " b"]
-    flagged: Bool[Tensor, " b"]
+    alarms: Bool[Tensor, "b 2"]
 
     def only(self, index: Int[Tensor, " n"]) -> "Look":
         """What was seen in some of the images."""
         answer = Answer(*(part if part is None else part[index] for part in self.answer))
-        return Look(self.x[index], self.shrunk, answer, self.p_value[index], self.flagged[index])
+        return Look(self.x[index], self.shrunk, answer, self.p_value[index], self.alarms[index])
 
 
 class Removal(NamedTuple):
@@ -141,8 +141,8 @@ class Restore:
         seen = look(x0, networks, calibration)
         start = enlarge(x0, seen.x, lightened(seen, calibration, self.gain))
         stage1 = diffuse(start, t1, noise)
-        index = seen.flagged.nonzero()[:, 0]
-        removed = take_out(seen.only(index), networks, calibration, looks=self.looks, largest=self.largest)
+        index = seen.alarms.any(dim=1).nonzero()[:, 0]
+        removed = take_out(seen.only(index), networks, looks=self.looks, largest=self.largest)
         mask = enlarge_map(removed.mask.to(x0), x0) > 0
         filled = enlarge(x0[index], seen.x[index], removed.x, removed.mask)
         again = diffuse.to_own_levels(filled, t1, removed.dense, subset(noise, index))
@@ -150,7 +150,8 @@ class Restore:
         steps = torch.tensor([len(grid(level, self.stride)) - 1 for level in (t1, self.t2)], device=x0.device)
         calls = torch.full((len(x0),), networks.calls, device=x0.device) + steps[0]
         calls = calls.index_add(0, index, removed.calls + steps[removed.dense.long()])
-        levels = torch.where(removed.dense, float(self.t2), float(t1)).double()[:, None, None, None]
+        of_kind = torch.tensor([t1, self.t2], dtype=torch.float64, device=x0.device)
+        levels = of_kind[removed.dense.long()][:, None, None, None]
         return Purified(
             stage1.index_put((index,), again),
             stage1,
@@ -196,8 +197,9 @@ def look(x0: Float[Tensor, "b c h w"], networks: SearchNetworks, calibration: Ca
     """Ask the networks about every image, at the size that they know."""
     x = shrink(x0, networks)
     answer = networks.look(x)
-    p_value = calibration.p_value(local_suspicion(answer.local, networks.window), answer.dense)
-    return Look(x, x.shape != x0.shape, answer, p_value, p_value.detach() < calibration.false_alarm_rate)
+    p_values = calibration.p_values(local_suspicion(answer.local, networks.window), answer.dense)
+    alarms = p_values.detach() < calibration.false_alarm_rate
+    return Look(x, x.shape != x0.shape, answer, p_values.amin(dim=1).clamp(max=1), alarms)
 
 
 def lightened(seen: Look, calibration: Calibration, gain: float) -> Float[Tensor, "b c h w"]:
@@ -213,16 +215,16 @@ def lightened(seen: Look, calibration: Calibration, gain: float) -> Float[Tensor
     return torch.lerp(seen.x, seen.answer.image, gain * likely).clamp(-1, 1)
 
 
-def take_out(seen: Look, networks: SearchNetworks, calibration: Calibration, *, looks: int, largest: float) -> Removal:
+def take_out(seen: Look, networks: SearchNetworks, *, looks: int, largest: float) -> Removal:
     """The triggers of flagged images: dense ones give way to the estimate, located pixels are filled.
 
     A filled image is looked at again, and filled anew with what still stands out. Once located, pixels stay in the
     mask, so that no look brings back what an earlier one took out.
     """
     if not len(seen.x):
-        nobody = seen.flagged
+        nobody = seen.alarms[:, 1]
         return Removal(seen.x, seen.answer.local > 0, nobody, nobody.long())
-    mask, dense = first_mask(seen, networks, calibration, largest)
+    mask, dense = first_mask(seen, networks, largest)
     x = replaced(seen, dense, networks)
     calls = torch.zeros(len(x), dtype=torch.long, device=x.device)
     result, index = x, mask.any(dim=(1, 2, 3)).nonzero()[:, 0]
@@ -242,18 +244,17 @@ def take_out(seen: Look, networks: SearchNetworks, calibration: Calibration, *, 
 
 
 def first_mask(
-    seen: Look, networks: SearchNetworks, calibration: Calibration, largest: float
+    seen: Look, networks: SearchNetworks, largest: float
 ) -> tuple[Bool[Tensor, "b 1 h w"], Bool[Tensor, " b"]]:
     """The pixels located at the first look, and which images count as dense: those with too large a mask, too."""
-    local, dense_from = calibration.thresholds
-    logits = seen.answer.local
+    logits, (local, dense) = seen.answer.local, seen.alarms.unbind(dim=1)
     found = located(logits, seen.shrunk, networks, 0)
     # where the image is flagged for its local suspicion alone, what stands out most is located whatever its logit
-    alone = (local_suspicion(logits, networks.window) > local) & ~found.any(dim=(1, 2, 3))
+    alone = local & ~found.any(dim=(1, 2, 3))
     peak = dilate(logits >= logits.amax(dim=(1, 2, 3), keepdim=True), 1)
     found = torch.where(alone[:, None, None, None], peak, found)
     too_large = found.float().mean(dim=(1, 2, 3)) > largest
-    return found & ~too_large[:, None, None, None], (seen.answer.dense > dense_from) | too_large
+    return found & ~too_large[:, None, None, None], dense | too_large
 
 
 def located(

@@ -49,6 +49,9 @@ def find_restorers(weights: Any, restorer: Any, calibration: Any) -> tuple[Resto
         if calibration is None:
             raise ValueError("restorer networks must come with their calibration, got none. Give calibration=, too.")
         networks, calibrations = restorer, None
+    elif restorer is not None and not isinstance(restorer, (str, os.PathLike)):
+        kind = type(restorer).__name__
+        raise TypeError(f"restorer must be a folder or Restorers, got {kind}. Use load_restorers(folder)[0].")
     else:
         own = Path(weights) / "restorer" if isinstance(weights, (str, os.PathLike)) else None
         folder = restorer if restorer is not None else own if own is not None and own.is_dir() else None
