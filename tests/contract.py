@@ -59,6 +59,7 @@ def check_transform(
     *,
     value_range: tuple[float, float] = (0.0, 1.0),
     batch_invariant: bool = True,
+    rounding: float = 0.0,
 ) -> None:
     """Assert the whole contract for one image.
 
@@ -66,6 +67,7 @@ def check_transform(
         transform: a callable on images and on samples that hold one; the same for the same image each time.
         value_range: of float images, before and after.
         batch_invariant: whether an image's result must not depend on its batch.
+        rounding: what a batch may change beside ``TOLERANCES``, on [0, 1]: where a network computes in bfloat16.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -79,7 +81,7 @@ def check_transform(
         check_copies(transform, image, result)
         check_samples(transform, image, result)
         if batch_invariant:
-            check_batch(transform, image)
+            check_batch(transform, image, rounding=rounding)
 
 
 def check_copies(transform: Callable, image: Any, result: Any) -> None:
@@ -125,7 +127,7 @@ def assert_unchanged(item: Any, given: Any) -> None:
         assert item == given
 
 
-def check_batch(transform: Callable, image: Any) -> None:
+def check_batch(transform: Callable, image: Any, *, rounding: float = 0.0) -> None:
     """An image comes out of a batch as it comes out alone, and as a tensor as it does as a picture."""
     if isinstance(image, PIL.Image.Image):
         as_tensor = functional.pil_to_tensor(image)
@@ -136,7 +138,7 @@ def check_batch(transform: Callable, image: Any) -> None:
     together = transform(tv_tensors.wrap(batch, like=image) if isinstance(image, tv_tensors.TVTensor) else batch)
     for i, member in enumerate(members):
         alone = tv_tensors.wrap(member, like=image) if isinstance(image, tv_tensors.TVTensor) else member
-        assert_close(together.as_subclass(Tensor)[i], transform(alone).as_subclass(Tensor))
+        assert_close(together.as_subclass(Tensor)[i], transform(alone).as_subclass(Tensor), rounding=rounding)
 
 
 def assert_same_kind(result: Any, image: Any, value_range: tuple[float, float] = (0.0, 1.0)) -> None:
@@ -151,14 +153,16 @@ def assert_same_kind(result: Any, image: Any, value_range: tuple[float, float] =
         assert value_range[0] <= low and high <= value_range[1]
 
 
-def assert_close(result: Any, expected: Any, *, exact: bool = False) -> None:
+def assert_close(result: Any, expected: Any, *, exact: bool = False, rounding: float = 0.0) -> None:
     """Equal type, and equal values up to what a batch may change (``exact``: to the bit)."""
     assert type(result) is type(expected)
-    assert is_close(result, expected, exact=exact), f"largest difference: {largest_difference(result, expected)}"
+    close = is_close(result, expected, exact=exact, rounding=rounding)
+    assert close, f"largest difference: {largest_difference(result, expected)}"
 
 
-def is_close(result: Any, expected: Any, *, exact: bool = False) -> bool:
-    tolerance = 0 if exact else TOLERANCES[torch.uint8 if isinstance(expected, PIL.Image.Image) else expected.dtype]
+def is_close(result: Any, expected: Any, *, exact: bool = False, rounding: float = 0.0) -> bool:
+    byte = isinstance(expected, PIL.Image.Image) or expected.dtype == torch.uint8
+    tolerance = 0 if exact else TOLERANCES[torch.uint8 if byte else expected.dtype] + rounding * (255 if byte else 1)
     return largest_difference(result, expected) <= tolerance
 
 

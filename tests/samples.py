@@ -1,7 +1,14 @@
-"""Images and generators that the tests of attacks share."""
+"""Images, generators and fakes that several tests share."""
 
 import numpy as np
 import torch
+from torch import nn
+
+from sampdetox_transforms import Purified, Schedule
+from sampdetox_transforms.method.calibration import Calibration, Calibrations
+from sampdetox_transforms.method.noise import fresh_noise
+from sampdetox_transforms.method.restore import Restore
+from sampdetox_transforms.method.search import Answer
 
 
 def images(*shape: int, seed: int = 0, dtype=torch.float32) -> torch.Tensor:
@@ -10,5 +17,74 @@ def images(*shape: int, seed: int = 0, dtype=torch.float32) -> torch.Tensor:
     return torch.tensor(values / 255, dtype=dtype)
 
 
-def seeded(seed: int) -> torch.Generator:
+def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+class Killed(BaseException):
+    """What stops a run, as Ctrl-C or the kernel would."""
+
+
+# The default algorithm with networks whose answers are known ---------------------------------------------------------
+
+CALIBRATION = Calibration(*[tuple(i / 40 - 10 for i in range(401))] * 2, 0.05)  # clean: -10 to 0
+CALIBRATIONS = Calibrations(CALIBRATION, CALIBRATION)
+LINEAR = Schedule.named("linear")
+RED = (0.5, -0.5, -0.5)
+
+
+class WhiteIsForeign(nn.Module):
+    """Search networks that are known: white is a trigger, a blue image carries a dense one; all is filled with red."""
+
+    name, calls = "small", 2
+    as_is, side = 48, 32
+    window, certain, possible, margins = 2, -0.5, -1.0, (0, 1)
+
+    def __init__(self):
+        super().__init__()
+        self.looks = self.fills = self.asked = 0  # the last counts images, once a network
+
+    def look(self, x) -> Answer:
+        self.looks, self.asked = self.looks + 1, self.asked + self.calls * len(x)
+        white = (x > 0.9).all(dim=1, keepdim=True)
+        dense = torch.where(x[:, -1].mean(dim=(1, 2)) > x[:, 0].mean(dim=(1, 2)) + 0.5, 8.0, -8.0)
+        return Answer(torch.where(white, 8.0, -8.0), dense, self.estimate(x))
+
+    def estimate(self, x):
+        red = torch.tensor(RED) if x.shape[1] == 3 else torch.tensor(RED).mean(dim=0, keepdim=True)
+        return red[:, None, None].expand_as(x)
+
+    def fill(self, x, mask):
+        self.fills, self.asked = self.fills + 1, self.asked + len(x)
+        return torch.where(mask, self.estimate(x), x)
+
+    def denoiser(self, schedule):
+        return None
+
+
+def flat(*colour: float, n: int = 1) -> torch.Tensor:
+    return torch.tensor(colour).float()[:, None, None].expand(n, 3, 16, 16).clone()
+
+
+def patched(x: torch.Tensor, size: int = 3) -> torch.Tensor:
+    x = x.clone()
+    x[..., 2 : 2 + size, 4 : 4 + size] = 1
+    return x
+
+
+def silent(x_t, t):
+    """A denoiser that finds no noise."""
+    return torch.zeros_like(x_t)
+
+
+def run(
+    x0, networks, *, denoiser=silent, calibrations=CALIBRATIONS, noise=fresh_noise, t1=0, t2=0, stride=20, **settings
+) -> Purified:
+    """``Restore`` with these settings, one t1 for all sizes."""
+    algorithm = Restore(**{"t1": t1, "t1_large": None, "t2": t2, "stride": stride} | settings)
+    return algorithm.run(x0, denoiser, LINEAR, networks=networks, calibrations=calibrations, noise=noise)
+
+
+def as_it_is(x0, networks, **settings) -> Purified:
+    """The same, with nothing taken from images that are not flagged: the estimate of WhiteIsForeign is red all over."""
+    return run(x0, networks, gain=0, **settings)

@@ -34,14 +34,14 @@ def test_the_wheel_holds_the_weights_and_stays_small(built):
     with zipfile.ZipFile(wheel) as file:
         names = file.namelist()
         sizes = {info.filename: info.compress_size for info in file.infolist() if "/weights/" in info.filename}
-    assert sum(size for name, size in sizes.items() if "/weights/bundled/" in name) <= 10_000_000
+    assert sum(size for name, size in sizes.items() if "/networks/weights/bundled/" in name) <= 10_000_000
     assert sum(sizes.values()) <= 16_000_000
     for name in (
         "sampdetox_transforms/py.typed",
-        "sampdetox_transforms/weights/bundled/config.json",
-        "sampdetox_transforms/weights/bundled/sampdetox.json",
-        "sampdetox_transforms/weights/bundled/diffusion_pytorch_model.safetensors",
-        "sampdetox_transforms/weights/demo/classifier.safetensors",
+        "sampdetox_transforms/networks/weights/bundled/config.json",
+        "sampdetox_transforms/networks/weights/bundled/sampdetox.json",
+        "sampdetox_transforms/networks/weights/bundled/diffusion_pytorch_model.safetensors",
+        "sampdetox_transforms/lab/demo/weights/classifier.safetensors",
     ):
         assert name in names
     assert any(name.endswith("licenses/LICENSE") for name in names)

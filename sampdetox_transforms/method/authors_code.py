@@ -7,17 +7,49 @@ beta_t; the map is a similarity on [0, 1] images with data_range 255, its channe
 levels are whole numbers; every pixel is noised by at least level 1, and pixels at map level 0 keep that noise.
 """
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sampdetox_transforms.method.checks import check_levels
 from sampdetox_transforms.method.maps import minmax, ssim_map
 from sampdetox_transforms.method.noise import fresh_noise
-from sampdetox_transforms.method.sampdetox import Purified
+from sampdetox_transforms.method.result import Purified
 from sampdetox_transforms.method.samplers import Denoiser, Noise, ddpm_step
 from sampdetox_transforms.method.schedule import Schedule
 
 BGR_WEIGHTS = (0.11, 0.59, 0.30)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuthorsCode:
+    """The settings that the authors' program leaves open: its two levels, whole numbers.
+
+    Raises:
+        TypeError, ValueError: levels that are no numbers, below 0 or not whole.
+    """
+
+    t1: float = 120
+    t2: float = 120
+    schedule = "linear"
+
+    def __post_init__(self) -> None:
+        check_levels(self, "t1", "t2")
+        if int(self.t1) != self.t1 or int(self.t2) != self.t2:
+            raise ValueError(f"the authors' levels must be whole numbers, got {self.t1} and {self.t2}. Round them.")
+
+    @property
+    def highest_level(self) -> float:
+        """The highest level at which the network is asked: the program noises one level higher than t."""
+        return max(self.t1, self.t2) + 1
+
+    def run(
+        self, x0: Float[Tensor, "b c h w"], denoiser: Denoiser, schedule: Schedule, *, noise: Noise = fresh_noise
+    ) -> Purified:
+        """``purify_authors_code`` with these levels."""
+        return purify_authors_code(x0, denoiser, schedule, t1=int(self.t1), t2=int(self.t2), noise=noise)
 
 
 def purify_authors_code(
@@ -43,7 +75,7 @@ def purify_authors_code(
     image = _denoise(x_t, denoiser, schedule, t2, noise, timestep_map)
     calls = torch.full((len(x0),), t1 + t2)
     sigma1, sigma2 = float(schedule.sigma(t1 + 1)), float(schedule.sigma(t2 + 1))
-    return Purified(image, stage1, 1 - similarity, timestep_map, calls, sigma1, sigma2)
+    return Purified(image, stage1, timestep_map, calls, sigma1, sigma2, difference_map=1 - similarity)
 
 
 def _denoise(

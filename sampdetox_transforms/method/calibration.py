@@ -1,17 +1,15 @@
-"""What clean images look like to the ``Specialists``: thresholds of preset ``restore``, and their false alarms."""
+"""What clean images look like to the search networks: thresholds of ``Restore``, and the p-value of an image."""
 
-import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from sampdetox_transforms.method.search import local_suspicion
-from sampdetox_transforms.method.search_scale import shrink
+from sampdetox_transforms.method.search import SearchNetworks, local_suspicion, shrink
 
 # How the false alarms are shared out. On held-out training images .8 and .2 missed more dense triggers, and found
 # hardly more patches.
@@ -22,7 +20,7 @@ POINTS = 401  # of a table: quantiles 0, 1/400, ... 1
 
 @dataclass(frozen=True)
 class Calibration:
-    """Quantiles of what the ``Specialists`` say of clean images, evenly spaced from 0 to 1, and the rate asked for.
+    """Quantiles of what search networks say of clean images, evenly spaced from 0 to 1, and the rate asked for.
 
     Attributes:
         local: quantiles of ``local_suspicion``.
@@ -56,34 +54,90 @@ class Calibration:
         """The logit of a dense trigger that one clean image in ten exceeds."""
         return _at(self.dense, 0.9)
 
-    def clean_share(self, local: Float[Tensor, " b"], dense: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """The share of clean images that look at least as suspicious as each image does: at most 1, float64.
+    def p_values(self, local: Float[Tensor, " b"], dense: Float[Tensor, " b"]) -> Float[Tensor, "b 2"]:
+        """For each kind of trigger, the share of clean images that look at least as suspicious: float64.
 
-        The smaller of the two kinds' shares, each divided by its part of the false alarms (weighted Bonferroni): an
-        image is flagged at a rate where this is below it.
+        Each is divided by its part of the false alarms (weighted Bonferroni): an image is flagged at a rate where one
+        of the two is below it.
         """
-        parts = [_above(getattr(self, n), x) / SHARES[n] for n, x in (("local", local), ("dense", dense))]
-        return torch.minimum(*parts).clamp(max=1)
+        least = 1 / (self.images + 1) if self.images else 0.5 / (len(self.local) - 1)
+        pairs = (("local", local), ("dense", dense))
+        return torch.stack([_above(getattr(self, name), x, least) / SHARES[name] for name, x in pairs], dim=1)
+
+    def p_value(self, local: Float[Tensor, " b"], dense: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """The smaller of the two ``p_values``, at most 1: one number for an image."""
+        return self.p_values(local, dense).amin(dim=1).clamp(max=1)
 
     def at(self, false_alarm_rate: float) -> "Calibration":
-        """The same measurement with other thresholds."""
+        """The same measurement with other thresholds.
+
+        Raises:
+            ValueError: a rate outside (0, 1), or one that so few images cannot show.
+        """
+        if self.images:
+            check_enough(self.images, false_alarm_rate)
         return replace(self, false_alarm_rate=false_alarm_rate)
 
-    def save(self, path: str | Path) -> None:
-        """Write a JSON file."""
-        rounded = {name: [round(v, 5) for v in getattr(self, name)] for name in ("local", "dense")}
-        Path(path).write_text(json.dumps({**asdict(self), **rounded}) + "\n")
+
+@dataclass(frozen=True)
+class Calibrations:
+    """A calibration for each of the search networks, by their name: those of small images and of large ones.
+
+    Attributes:
+        small: for images with a shorter side of at most 48 pixels, or of all sizes where there are no other networks.
+        large: for larger ones.
+    """
+
+    small: Calibration | None = None
+    large: Calibration | None = None
+
+    def of(self, networks: SearchNetworks) -> Calibration:
+        """The one for these networks.
+
+        Raises:
+            ValueError: there is none.
+        """
+        found = getattr(self, networks.name)
+        if found is None:
+            raise ValueError(
+                f"there must be a calibration for each of the networks, got none for {networks.name!r} images. "
+                "Calibrate on clean images of that size."
+            )
+        return found
 
     @classmethod
-    def load(cls, path: str | Path) -> "Calibration":
-        """Read what ``save`` wrote."""
-        content = json.loads(Path(path).read_text())
-        return cls(**{**content, "local": tuple(content["local"]), "dense": tuple(content["dense"])})
+    def of_dict(cls, content: dict[str, Any]) -> "Calibrations":
+        """What ``dataclasses.asdict`` made of one, or of a ``Calibration``, which counts as that of small images.
+
+        Raises:
+            ValueError, TypeError, KeyError: something else.
+        """
+        parts = {"small": content} if "local" in content else content
+        made = {
+            name: Calibration(**{**part, "local": tuple(part["local"]), "dense": tuple(part["dense"])})
+            for name, part in parts.items()
+            if part is not None
+        }
+        return cls(**made)
+
+    def at(self, false_alarm_rate: float) -> "Calibrations":
+        """The same measurements with other thresholds."""
+        return Calibrations(
+            self.small and self.small.at(false_alarm_rate), self.large and self.large.at(false_alarm_rate)
+        )
+
+    def having(self, name: str, calibration: Calibration) -> "Calibrations":
+        """With another calibration for the networks of this name."""
+        return replace(self, **{name: calibration})
 
 
 @torch.no_grad()
 def calibrate(
-    restorer: nn.Module, batches: Iterable[Float[Tensor, "b c h w"]], *, false_alarm_rate: float = 0.05, data: str = ""
+    networks: SearchNetworks,
+    batches: Iterable[Float[Tensor, "b c h w"]],
+    *,
+    false_alarm_rate: float = 0.05,
+    data: str = "",
 ) -> Calibration:
     """Measure clean images, in batches in [-1, 1].
 
@@ -91,15 +145,10 @@ def calibrate(
         ValueError: a rate outside (0, 1), or so few images that it cannot be measured.
     """
     check_rate(false_alarm_rate)
-    answers = [restorer(shrink(batch)) for batch in batches]
-    local = torch.cat([local_suspicion(a.local) for a in answers]) if answers else torch.zeros(0)
+    answers = [networks.look(shrink(batch, networks)) for batch in batches]
+    local = torch.cat([local_suspicion(a.local, networks.window) for a in answers]) if answers else torch.zeros(0)
     dense = torch.cat([a.dense for a in answers]) if answers else torch.zeros(0)
-    needed = round(1 / (false_alarm_rate * min(SHARES.values())))
-    if len(local) < needed:
-        raise ValueError(
-            f"calibration at a false-alarm rate of {false_alarm_rate} needs {needed} clean images or more, "
-            f"got {len(local)}. Give more images, or a higher rate."
-        )
+    check_enough(len(local), false_alarm_rate)
     grid = torch.linspace(0, 1, POINTS, dtype=torch.float64)
     local_table, dense_table = (tuple(torch.quantile(x.double().cpu(), grid).tolist()) for x in (local, dense))
     return Calibration(local_table, dense_table, false_alarm_rate, len(local), data)
@@ -121,15 +170,26 @@ def check_rate(false_alarm_rate: float) -> None:
         raise ValueError(f"false_alarm_rate must be in (0, 1), got {false_alarm_rate}. 0.05 is 5 % of clean images.")
 
 
+def check_enough(images: int, false_alarm_rate: float) -> None:
+    """Raise ValueError unless a share this small can be measured on so many images."""
+    check_rate(false_alarm_rate)
+    needed = round(1 / (false_alarm_rate * min(SHARES.values())))
+    if images < needed:
+        raise ValueError(
+            f"calibration at a false-alarm rate of {false_alarm_rate} needs {needed} clean images or more, "
+            f"got {images}. Give more images, or a higher rate."
+        )
+
+
 def _at(table: tuple[float, ...], share: float) -> float:
     return float(torch.quantile(torch.tensor(table, dtype=torch.float64), share))
 
 
-def _above(table: tuple[float, ...], x: Tensor) -> Tensor:
-    """The share of the clean images at or above x, linear between the quantiles; half a step beyond the last."""
+def _above(table: tuple[float, ...], x: Tensor, least: float) -> Tensor:
+    """The share of the clean images at or above x, linear between the quantiles, and not below ``least``."""
     values = torch.tensor(table, dtype=torch.float64, device=x.device)
     last = len(values) - 1
     upper = torch.searchsorted(values, x.double().contiguous()).clamp(1, last)
     step = (values[upper] - values[upper - 1]).clamp(min=1e-12)
     below = (upper - 1 + ((x.double() - values[upper - 1]) / step).clamp(0, 1)) / last
-    return (1 - below).clamp(min=0.5 / last)
+    return (1 - below).clamp(min=least)

@@ -33,8 +33,9 @@ class SeededNoise:
             self.generators.append(torch.Generator().manual_seed(int.from_bytes(key, "big") >> 1))
 
     def __call__(self, like: Tensor) -> Tensor:
-        """The next draw, one image after the other (the one loop over images in this package)."""
-        draws = [torch.randn(like.shape[1:], generator=generator) for generator in self.generators]
+        """The next draw, one image after the other: float32, whatever torch's default is, then as ``like``."""
+        shape = like.shape[1:]
+        draws = [torch.randn(shape, generator=generator, dtype=torch.float32) for generator in self.generators]
         return torch.stack(draws).to(like)
 
     def subset(self, index: Tensor) -> "SeededNoise":

@@ -5,48 +5,19 @@ Perturbation-based Sample Detoxification", NeurIPS 2024, sections 4.3 to 4.5.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sampdetox_transforms.method.maps import dissimilarity_map, minmax
 from sampdetox_transforms.method.noise import fresh_noise, subset
+from sampdetox_transforms.method.result import Purified
 from sampdetox_transforms.method.samplers import Denoiser, Noise, Step, ddim_step, denoise, grid
 from sampdetox_transforms.method.schedule import Schedule
 
 Map = Callable[[Tensor, Tensor], Float[Tensor, "b 1 h w"]]
-
-
-@dataclass(frozen=True)
-class Purified:
-    """What ``purify`` did.
-
-    Attributes:
-        image: (b, c, h, w) in [-1, 1], the result.
-        stage1: (b, c, h, w) in [-1, 1], the image after the global stage.
-        ssim_map: (b, 1, h, w), float64, how much the global stage changed each pixel, before normalisation.
-        timestep_map: (b, 1, h, w), float64, the noise level in [0, t2] that each pixel got in the local stage.
-        network_calls: (b,), how often each image went through the network.
-        sigma1: noise std of the global stage, beside an image in [-1, 1]; times 127.5 in grey levels.
-        sigma2: noise std of a pixel at level t2 in the local stage.
-        mask: (b, 1, h, w), the pixels that were located and filled; None where the method looks for none.
-        suspicion: (b,), how clearly an image shows a local trigger (a logit).
-        clean_share: (b,), the share of clean images that look at least as suspicious, of either kind.
-    """
-
-    image: Float[Tensor, "b c h w"]
-    stage1: Float[Tensor, "b c h w"]
-    ssim_map: Float[Tensor, "b 1 h w"]
-    timestep_map: Float[Tensor, "b 1 h w"]
-    network_calls: Int[Tensor, " b"]
-    sigma1: float
-    sigma2: float
-    mask: Bool[Tensor, "b 1 h w"] | None = None
-    suspicion: Float[Tensor, " b"] | None = None
-    clean_share: Float[Tensor, " b"] | None = None
 
 
 def purify(
@@ -59,7 +30,7 @@ def purify(
     stride: float = 20,
     step: Step = ddim_step,
     dissimilarity: Map = dissimilarity_map,
-    normalise: Callable[[Tensor], Tensor] = minmax,
+    to_unit: Callable[[Tensor], Tensor] = minmax,
     noise: Noise = fresh_noise,
 ) -> Purified:
     """Algorithm 1. Images in [-1, 1] in, images in [-1, 1] out; differentiable when gradients are on.
@@ -73,17 +44,17 @@ def purify(
         stride: levels between two network calls; 1 is the paper's DDPM, 20 its DDIM (appendix A.3).
         step: ``ddim_step`` or ``ddpm_step``, options bound with ``functools.partial``.
         dissimilarity: map of how much the restored image differs from the image, 0 where it does not.
-        normalise: takes that map to [0, 1].
+        to_unit: takes that map to [0, 1].
         noise: draws standard normal noise shaped like its argument.
     """
     stage1 = global_stage(x0, denoiser, schedule, grid(t1, stride), step, noise)  # lines 1-6
-    ssim_map = dissimilarity(x0, stage1)  # line 7
-    timestep_map = t2 * normalise(ssim_map)  # lines 8-9
+    difference_map = dissimilarity(x0, stage1)  # line 7
+    timestep_map = t2 * to_unit(difference_map)  # lines 8-9
     levels = grid(t2, stride)
     image = local_stage(stage1, timestep_map, denoiser, schedule, levels, step, noise)  # lines 10-21
     calls = len(grid(t1, stride)) - 1 + steps(timestep_map, levels).sum(dim=1)
     sigma1, sigma2 = float(schedule.sigma(t1)), float(schedule.sigma(t2))
-    return Purified(image, stage1, ssim_map, timestep_map, calls, sigma1, sigma2)
+    return Purified(image, stage1, timestep_map, calls, sigma1, sigma2, difference_map=difference_map)
 
 
 def global_stage(

@@ -1,19 +1,84 @@
-"""Where a trigger is: from the logits of a ``Restorer`` to a mask, and to one number for the image."""
+"""Where a trigger is: from the logits of the search networks to a mask, and to one number for the image.
+
+Also the size at which an image is searched: networks know triggers of a certain size in pixels, so that an image
+much larger than those that they were trained on is shrunk before the look, by averages of areas.
+"""
+
+from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from sampdetox_transforms.method.samplers import Denoiser
+from sampdetox_transforms.method.schedule import Schedule
 
-def local_suspicion(logits: Float[Tensor, "b 1 h w"]) -> Float[Tensor, " b"]:
-    """How clearly an image shows a local trigger: the mean of its three highest averages over 2x2 pixels.
 
-    A pixel alone may stand out in a clean image; what a trigger covers does so together.
+class Answer(NamedTuple):
+    """What the networks say of a batch.
+
+    Attributes:
+        local: (b, 1, h, w), logit that a pixel belongs to a trigger that covers a part of the image.
+        dense: (b,), logit that the image carries a trigger that covers all of it.
+        image: (b, c, h, w), the image as it would be without a trigger that covers all of it, if it carries one; None
+            where the networks are asked for that separately.
     """
-    size = (min(2, logits.shape[-2]), min(2, logits.shape[-1]))
+
+    local: Float[Tensor, "b 1 h w"]
+    dense: Float[Tensor, " b"]
+    image: Float[Tensor, "b c h w"] | None = None
+
+
+class SearchNetworks(Protocol):
+    """Networks that find triggers in images of some range of sizes, and how to read them.
+
+    Attributes:
+        name: under which a calibration is kept for them.
+        as_is, side: images with a shorter side of at most ``as_is`` pixels are looked at as they are, others with a
+            shorter side of ``side``.
+        window: side of the square over which logits are averaged for the image's suspicion.
+        certain, possible: logits; pixels above ``possible`` that are connected to one above ``certain`` are located.
+        margins: for each look at an image, how many pixels of an image of 32 the mask is grown by; what is found
+            although it was filled reaches beyond the mask.
+        calls: how many networks a look asks.
+    """
+
+    name: str
+    as_is: int
+    side: int
+    window: int
+    certain: float
+    possible: float
+    margins: tuple[int, ...]
+    calls: int
+
+    def look(self, x: Float[Tensor, "b c h w"]) -> Answer: ...
+
+    def estimate(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]: ...
+
+    def fill(self, x: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b 1 h w"]) -> Float[Tensor, "b c h w"]: ...
+
+    def denoiser(self, schedule: Schedule) -> Denoiser | None:
+        """For these images; None takes the one that was given to the algorithm."""
+        ...
+
+
+def local_suspicion(logits: Float[Tensor, "b 1 h w"], window: int = 2) -> Float[Tensor, " b"]:
+    """How clearly an image shows a local trigger: the mean of its three highest averages over window^2 pixels.
+
+    A pixel alone may stand out in a clean image; what a trigger covers does so together. The loss of the search
+    networks uses this function, too.
+    """
+    size = (min(window, logits.shape[-2]), min(window, logits.shape[-1]))
     pooled = functional.avg_pool2d(logits, size, stride=1).flatten(1)
     return pooled.topk(min(3, pooled.shape[1]), dim=1).values.mean(dim=1)
+
+
+def locate(logits: Float[Tensor, "b 1 h w"], networks: SearchNetworks, margin: int) -> Bool[Tensor, "b 1 h w"]:
+    """Pixels of a trigger: possible and connected to a certain one, grown by the margin."""
+    pixels = max(1, round(margin * min(logits.shape[-2:]) / 32)) if margin else 0
+    return dilate(hysteresis(logits, networks.certain, networks.possible), pixels)
 
 
 def hysteresis(logits: Float[Tensor, "b 1 h w"], high: float | Tensor, low: float) -> Bool[Tensor, "b 1 h w"]:
@@ -32,3 +97,38 @@ def dilate(mask: Bool[Tensor, "b 1 h w"], pixels: int) -> Bool[Tensor, "b 1 h w"
     if pixels == 0:
         return mask
     return functional.max_pool2d(mask.float(), 2 * pixels + 1, stride=1, padding=pixels) > 0
+
+
+def shrink(x: Float[Tensor, "b c y x"], networks: SearchNetworks) -> Float[Tensor, "b c h w"]:
+    """Images as these networks are to see them."""
+    short = min(x.shape[-2:])
+    if short <= networks.as_is:
+        return x
+    size = [round(side * networks.side / short) for side in x.shape[-2:]]
+    return functional.interpolate(x, size=size, mode="area")
+
+
+def enlarge(
+    x0: Float[Tensor, "b c y x"],
+    small: Float[Tensor, "b c h w"],
+    restored: Float[Tensor, "b c h w"],
+    mask: Bool[Tensor, "b 1 h w"] | None = None,
+) -> Float[Tensor, "b c y x"]:
+    """What was done to ``small = shrink(x0)`` done to ``x0``: masked pixels are replaced, others get the difference."""
+    if small.shape == x0.shape:
+        return restored
+    if restored is small:  # nothing was done
+        return x0
+    size = list(x0.shape[-2:])
+    changed = x0 + functional.interpolate(restored - small, size=size, mode="bilinear")
+    if mask is not None:
+        filled = functional.interpolate(restored, size=size, mode="bicubic")
+        changed = torch.where(functional.interpolate(mask.to(x0), size=size, mode="nearest-exact") > 0, filled, changed)
+    return changed.clamp(-1, 1)
+
+
+def enlarge_map(values: Float[Tensor, "b 1 h w"], like: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 1 y x"]:
+    """A map of the shrunk image for the pixels of the image itself: each takes the nearest value."""
+    if values.shape[-2:] == like.shape[-2:]:
+        return values
+    return functional.interpolate(values, size=list(like.shape[-2:]), mode="nearest-exact")

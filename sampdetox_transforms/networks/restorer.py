@@ -8,7 +8,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sampdetox_transforms.method.answer import Answer
+from sampdetox_transforms.method.schedule import Schedule
+from sampdetox_transforms.method.search import Answer
+from sampdetox_transforms.networks.pickling import FewBuffers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +24,7 @@ class RestorerConfig:
     groups: int = 8
 
 
-class Restorer(nn.Module):
+class Restorer(FewBuffers):
     """A U-Net on 2x2 blocks of pixels, with one input plane more than the image: 1 where a pixel is erased.
 
     Erased pixels are set to 0 (grey) before the first layer, so that nothing in the answer depends on them. One call
@@ -54,7 +56,8 @@ class Restorer(nn.Module):
         """``x`` in [-1, 1], grey or in colour, with the pixels that ``erased`` marks left out."""
         if x.shape[1] == 1 != self.config.channels:
             answer = self(x.expand(-1, self.config.channels, -1, -1), erased)
-            return answer._replace(image=answer.image.mean(dim=1, keepdim=True))
+            image = answer.image
+            return answer if image is None else answer._replace(image=image.mean(dim=1, keepdim=True))
         height, width = x.shape[-2:]
         if erased is None:
             erased = x.new_zeros((len(x), 1, height, width), dtype=torch.bool)
@@ -75,11 +78,19 @@ class Restorer(nn.Module):
             h = level(functional.interpolate(grow(h), scale_factor=2.0) + skips.pop())
         out = functional.pixel_shuffle(self.head(h), 2)[..., :height, :width]
         out, dense = out.to(x.dtype), dense.to(x.dtype)
-        return Answer(out[:, :-1] + x[..., :height, :width], out[:, -1:], dense)
+        return Answer(out[:, -1:], dense, out[:, :-1] + x[..., :height, :width])
 
 
-class Specialists(nn.Module):
-    """Two networks that answer as one: for local triggers and for filling, and for triggers that cover the image."""
+class Specialists(FewBuffers):
+    """Two networks that answer as one: for local triggers and for filling, and for triggers that cover the image.
+
+    They know images of 32 pixels; see ``SearchNetworks`` for the attributes, which were chosen on held-out training
+    images for these two.
+    """
+
+    name, calls = "small", 2
+    as_is, side = 48, 32
+    window, certain, possible, margins = 2, -0.5, -1.0, (0, 1)
 
     def __init__(self, local: nn.Module | None = None, dense: nn.Module | None = None):
         super().__init__()
@@ -90,6 +101,21 @@ class Specialists(nn.Module):
         """As ``Restorer``; with ``erased`` only the first is asked, and its whole answer returned."""
         answer = self.local(x, erased)
         return answer if erased is not None else self.dense(x)._replace(local=answer.local)
+
+    def look(self, x: Float[Tensor, "b c h w"]) -> Answer:
+        """What both say of the images."""
+        return self(x)
+
+    def denoiser(self, schedule: Schedule) -> None:
+        """None: images of this size have the denoiser that the algorithm is given."""
+
+    def estimate(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """The images as they would be without a trigger that covers all of them."""
+        return self.dense(x).image
+
+    def fill(self, x: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b 1 h w"]) -> Float[Tensor, "b c h w"]:
+        """The masked pixels as the first predicts them from the others; nothing in them is looked at."""
+        return torch.where(mask, self.local(x, mask).image.clamp(-1, 1), x)
 
 
 class Block(nn.Module):

@@ -4,10 +4,10 @@ Purification never leaves the low levels, so a network that knows only these nee
 generator of images. Sources: Ho et al. 2020, algorithm 1 and equation 14 (loss); section 4 (EMA of the weights).
 """
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,18 +18,12 @@ from sampdetox_transforms.method.schedule import Schedule
 from sampdetox_transforms.networks.catalogue import load_denoiser
 from sampdetox_transforms.networks.checkpoints import SAFETENSORS, save_checkpoint
 from sampdetox_transforms.networks.denoiser import Denoiser
-from sampdetox_transforms.networks.precision import has_fast_bf16
 from sampdetox_transforms.networks.unet import UNet
 from sampdetox_transforms.networks.unet_config import UNetConfig
 from sampdetox_transforms.training.config import TrainingConfig
 from sampdetox_transforms.training.data import ImageCrops, ResumableSampler, list_images
-from sampdetox_transforms.training.state import STATE, TrainingState
-
-
-def learning_rate_factor(step: int, config: TrainingConfig) -> float:
-    """Linear warm-up, constant, linear cool-down to 0: the share of ``config.learning_rate`` at a step."""
-    cooldown = max(1, round(config.steps * config.cooldown))
-    return max(0.0, min(1.0, (step + 1) / (config.warmup + 1), (config.steps - step) / cooldown))
+from sampdetox_transforms.training.loop import fit, step_generator, to_device
+from sampdetox_transforms.training.state import STATE
 
 
 def denoising_loss(denoiser: Callable, schedule: Schedule, x0: Tensor, level: Tensor, noise: Tensor) -> Tensor:
@@ -75,41 +69,36 @@ def train(
         start = load_denoiser(init)
         check_same_network(start, config.unet_config())
         model.load_state_dict(start.network.state_dict())
-    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
-    fixed = {k: v for k, v in asdict(config).items() if k not in ("steps", "save_every", "workers", "cooldown")}
-    state = TrainingState(out / STATE, json.dumps(fixed, sort_keys=True), model, optimizer, average)
-    losses = state.load()
-    first = len(losses)
 
-    sampler = ResumableSampler(len(paths), config.seed, first * config.batch_size)
-    dataset = ImageCrops(paths, config.size, config.channels, config.zoom)
-    loader = iter(DataLoader(dataset, config.batch_size, sampler=sampler, num_workers=config.workers))
-    bf16 = has_fast_bf16(device) if config.bf16 is None else config.bf16
-    for step in range(first, config.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * learning_rate_factor(step, config)
-        x0 = next(loader).to(device, memory_format=torch.channels_last, non_blocking=True)
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        level = torch.randint(1, config.max_level + 1, (len(x0),), generator=generator).to(device)
-        noise = torch.randn(x0.shape, generator=generator).to(x0, memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            loss = denoising_loss(model, schedule, x0, level, noise).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        decay = min(config.ema, (1 + step) / (10 + step))
-        for name, value in model.state_dict().items():
-            average[name].lerp_(value.detach(), 1 - decay)
-        losses.append(float(loss.detach()))
-        progress(step + 1, losses[-1])
-        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-            state.save(losses)
-            save_result(out, config, average, losses)
-    save_result(out, config, average, losses)
+    def batches(first: int) -> Iterator[Noised]:
+        sampler = ResumableSampler(len(paths), config.seed, first * config.batch_size)
+        crops = ImageCrops(paths, config.size, config.channels, config.zoom)
+        images = DataLoader(crops, config.batch_size, sampler=sampler, num_workers=config.workers)
+        for step, x0 in enumerate(images, start=first):
+            generator = step_generator(config.seed, step)
+            level = torch.randint(1, config.max_level + 1, (len(x0),), generator=generator)
+            yield to_device(Noised(x0, level, torch.randn(x0.shape, generator=generator)), device)
+
+    def loss(model: nn.Module, batch: Noised) -> Tensor:
+        return denoising_loss(model, schedule, batch.x0, batch.level, batch.noise).mean()
+
+    def save(average: dict[str, Tensor], losses: list[float]) -> None:
+        save_result(out, config, average, losses)
+
+    done = fit(
+        model, batches, loss, config, out / STATE, device=device, betas=(0.9, 0.99), progress=progress, save=save
+    )
+    save(*done)
     (out / STATE).unlink(missing_ok=True)
     return out
+
+
+class Noised(NamedTuple):
+    """Images, and the level and the noise that each is shown with."""
+
+    x0: Tensor
+    level: Tensor
+    noise: Tensor
 
 
 def is_finished(out: Path) -> bool:
@@ -134,8 +123,7 @@ def save_result(out: Path, config: TrainingConfig, average: dict[str, Tensor], l
     settings = {
         "max_level": config.max_level,
         "training": {
-            **asdict(config),
-            "data": ["/".join(Path(folder).parts[-2:]) for folder in config.data],
+            **config.record(),
             "done": len(losses),
         },
     }

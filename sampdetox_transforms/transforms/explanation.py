@@ -1,9 +1,17 @@
 """``Explanation``: what was done to an image."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from sampdetox_transforms.method.restore import Restore
+from sampdetox_transforms.method.result import Found, Purified
+from sampdetox_transforms.method.schedule import Schedule
+from sampdetox_transforms.transforms.images import Normalisation, from_core, unit_like
+from sampdetox_transforms.transforms.presets import Preset
 
 
 @dataclass(frozen=True)
@@ -12,25 +20,68 @@ class Explanation:
 
     Attributes:
         image, stage1: the result, and the image after the global stage, in the input's own type and range.
-        ssim_map: (..., 1, h, w), how much the global stage changed each pixel, before normalisation.
         timestep_map: (..., 1, h, w), the noise level in [0, t2] of each pixel in the local stage.
         sigma_map: (..., 1, h, w), the same as noise std beside an image in [-1, 1]; times 127.5 in grey levels.
-        network_calls: (...), how often each image went through the network.
+        network_calls: (...), how often each image went through a network.
         sigma1, sigma2: noise std of the global stage, and the local stage's at level t2, in the same unit.
-        mask: (..., 1, h, w), the pixels that were taken for a trigger's and filled; None for a preset without search.
-        suspicion: (...), how clearly an image shows a local trigger (a logit).
-        false_alarm_rate: (...), the share of clean images that look at least as suspicious, local and dense triggers
-            together; an image is treated where it is below the calibration's rate.
+        difference_map: (..., 1, h, w), how much the global stage changed each pixel (Algorithm 1 only, else None).
+        found: what the search found (``Restore`` only, else None): ``probability`` and ``mask`` (..., 1, h, w),
+            ``dense`` and ``p_value`` (...). An image is treated where its p-value, the share of clean images that look
+            at least as suspicious, is below the calibration's rate.
+        lightened: (..., c, h, w), what was taken from the image besides noise before the global stage, in units of
+            [0, 1]; times 255 in grey levels. It holds what a shared trigger took, and what a dense one that is too
+            faint to be flagged may have added. None where nothing is taken.
+        matched: (...), whether the shared trigger was recognised and taken out first; None without one.
     """
 
     image: Any
     stage1: Any
-    ssim_map: Tensor
     timestep_map: Tensor
     sigma_map: Tensor
     network_calls: Tensor
     sigma1: float
     sigma2: float
-    mask: Tensor | None = None
-    suspicion: Tensor | None = None
-    false_alarm_rate: Tensor | None = None
+    difference_map: Tensor | None = None
+    found: Found | None = None
+    lightened: Tensor | None = None
+    matched: Tensor | None = None
+
+
+def explanation_of(
+    result: Purified, schedule: Schedule, normalisation: Normalisation | None, inpt: Any, tensor: Tensor
+) -> Explanation:
+    """What the core did to ``inpt``, whose values ``tensor`` are, in the input's shapes and units."""
+    lead, n = tensor.shape[:-3], len(result.image)
+    planes = max(1, n // max(1, lead.numel()))  # 3 where a grey network took the colours one by one
+
+    def shaped(values: Tensor, together: Callable[[Tensor], Tensor] = lambda v: v.amax(1)) -> Tensor:
+        values = together(values.unflatten(0, (n // planes, planes))) if planes > 1 else values
+        return values.reshape((*lead, *values.shape[1:])).to(tensor.device)
+
+    found, lightened = result.found, result.lightened
+    if found is not None:
+        least = shaped(found.p_value, lambda v: v.amin(1))
+        found = Found(shaped(found.probability), shaped(found.mask), shaped(found.dense.long()) > 0, least)
+    return Explanation(
+        image=from_core(result.image, normalisation, inpt, tensor),
+        stage1=from_core(result.stage1, normalisation, inpt, tensor),
+        timestep_map=shaped(result.timestep_map),
+        sigma_map=shaped(schedule.sigma(result.timestep_map)),
+        network_calls=shaped(result.network_calls, lambda v: v.sum(1)),
+        sigma1=result.sigma1,
+        sigma2=result.sigma2,
+        difference_map=None if result.difference_map is None else shaped(result.difference_map),
+        found=found,
+        lightened=None if lightened is None else unit_like(lightened, tensor).to(tensor.device),
+    )
+
+
+def nothing_done(x0: Tensor, settings: Preset, schedule: Schedule) -> Purified:
+    """The result for no images."""
+    empty, none = x0.new_zeros((0, 1, *x0.shape[2:]), dtype=torch.float64), x0.new_zeros(0, dtype=torch.float64)
+    sigma1, sigma2 = (float(schedule.sigma(level)) for level in (settings.t1, settings.t2))
+    calls = torch.zeros(0, dtype=torch.long)
+    if isinstance(settings, Restore):
+        found = Found(empty, empty.bool(), none.bool(), none)
+        return Purified(x0, x0, empty, calls, sigma1, sigma2, found=found, lightened=x0)
+    return Purified(x0, x0, empty, calls, sigma1, sigma2, difference_map=empty)

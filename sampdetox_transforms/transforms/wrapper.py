@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sampdetox_transforms.transforms.checks import as_whole, check_not_traced
 from sampdetox_transforms.transforms.images import check_normalisation
-from sampdetox_transforms.transforms.transform import SampDetox
+from sampdetox_transforms.transforms.transform import SampDetox, in_pass
 
 
 class DetoxWrapper(nn.Module):
@@ -19,15 +20,16 @@ class DetoxWrapper(nn.Module):
         mean, std: what images are normalised with when they come in, and again before the model; None takes images
             in [0, 1]. Give them here or to ``detox``, not to both.
         passes: average the logits of so many independent purifications.
-        return_suspicion: return (logits, suspicion), the latter as in ``Explanation``: (n,), of the first pass; needs
-            a ``detox`` whose preset searches for triggers ("restore").
+        return_suspicion: return (logits, p_value), the latter (n,) as in ``Explanation.found``, of the first pass:
+            the share of clean images that look at least as suspicious, of both kinds of trigger. Needs a ``detox``
+            whose preset searches for triggers ("restore").
 
     The denoiser gets no gradients and stays in eval mode; gradients reach the images where these ask for them.
     """
 
     def __init__(
         self,
-        model: Callable[[Tensor], Any],
+        model: Callable[..., Any],
         detox: SampDetox | None = None,
         *,
         mean: Sequence[float] | None = None,
@@ -38,7 +40,8 @@ class DetoxWrapper(nn.Module):
         super().__init__()
         if not callable(model):
             raise TypeError(f"model must be callable on a batch of images, got {type(model).__name__}. Pass the model.")
-        if isinstance(passes, bool) or not isinstance(passes, int) or passes < 1:
+        whole = as_whole(passes)
+        if whole is None or whole < 1:
             raise ValueError(f"passes must be a whole number of 1 or more, got {passes!r}. 1 purifies once.")
         if detox is not None and not isinstance(detox, SampDetox):
             raise TypeError(f"detox must be a SampDetox, got {type(detox).__name__}. Build one with SampDetox(...).")
@@ -51,25 +54,52 @@ class DetoxWrapper(nn.Module):
                 "return_suspicion needs a detox that searches for triggers, got one that does not. "
                 "Build it with preset='restore', the default."
             )
-        self.model, self.passes, self.return_suspicion = model, passes, return_suspicion
+        self.model, self.passes, self.return_suspicion = model, whole, return_suspicion
         self.detox = detox if normalisation is None else detox.with_normalisation(*normalisation)
 
-    def forward(self, images: Tensor) -> Any:
+    @property
+    def device(self) -> torch.device | None:
+        """Where the purification computes; None for weights without parameters."""
+        return self.detox.denoiser.device
+
+    def forward(self, images: Tensor, **kwargs: Any) -> Any:
         """Logits of purified images: (n, c, h, w) -> what the model returns, averaged over the passes.
 
-        Raises:
-            TypeError: several passes over a model that does not return a tensor.
-        """
-        if self.return_suspicion:
-            explained = [self.detox.explain_pass(images, i) for i in range(self.passes)]
-            outputs = self._average([self.model(each.image) for each in explained])
-            return outputs, explained[0].suspicion
-        return self._average([self.model(self.detox.purify_pass(images, i)) for i in range(self.passes)])
+        Args:
+            images: a batch, in the range that ``detox`` takes.
+            kwargs: handed on to the model as they are.
 
-    def _average(self, outputs: list[Any]) -> Any:
-        if self.passes == 1:
-            return outputs[0]
-        if not all(isinstance(output, Tensor) for output in outputs):
-            kind = type(outputs[0]).__name__
-            raise TypeError(f"with passes > 1 the model must return a tensor of logits, got {kind}. Use passes=1.")
-        return torch.stack(outputs).mean(dim=0)
+        Raises:
+            TypeError: what is not a batch of images as one tensor; several passes over a model that does not return a
+                tensor.
+            Else what ``detox`` raises.
+        """
+        if not isinstance(images, Tensor) or images.ndim < 3:
+            kind = f"a tensor of shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+            raise TypeError(
+                f"a wrapped classifier takes a batch of images as a tensor (n, c, h, w), got {kind}. Turn pictures "
+                "into tensors first, with v2.ToImage() and v2.ToDtype(torch.float32, scale=True), and stack them."
+            )
+        check_not_traced([images])
+        outputs, p_value = [], None
+        for index in range(self.passes):
+            if self.return_suspicion and index == 0:
+                explained = self.detox.explain(images)
+                assert explained.found is not None  # checked above
+                purified, p_value = explained.image, explained.found.p_value
+            else:
+                with in_pass(index):
+                    purified = self.detox(images)
+            outputs.append(self.model(purified, **kwargs))
+        logits = average(outputs)
+        return (logits, p_value) if self.return_suspicion else logits
+
+
+def average(outputs: Sequence[Any]) -> Any:
+    """The mean of several outputs of a model; one output as it is."""
+    if len(outputs) == 1:
+        return outputs[0]
+    if not all(isinstance(output, Tensor) for output in outputs):
+        kind = type(outputs[0]).__name__
+        raise TypeError(f"with passes > 1 the model must return a tensor of logits, got {kind}. Use passes=1.")
+    return torch.stack(list(outputs)).mean(dim=0)

@@ -1,22 +1,26 @@
-"""Thresholds: quantiles of what clean images show, the rate that they promise, files, and refusals."""
+"""Thresholds: quantiles of what clean images show, the rate that they promise, both sizes, and refusals."""
 
-import json
+from dataclasses import asdict
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sampdetox_transforms.method.answer import Answer
-from sampdetox_transforms.method.calibration import Calibration, calibrate, strictest
-from sampdetox_transforms.networks.checkpoints import WeightsFileError
-from sampdetox_transforms.networks.restorer import Specialists
-from sampdetox_transforms.networks.restorer_files import load_restorer, save_restorer
+from sampdetox_transforms.method.calibration import Calibration, Calibrations, calibrate, strictest
+from sampdetox_transforms.method.search import Answer
 
 
-def measured(x: torch.Tensor) -> Answer:
+class Measured:
     """Says of an image what its first pixels hold: the local suspicion red, the dense one green."""
-    return Answer(x, x[:, :1, :1, :1].expand(-1, 1, 2, 2), x[:, 1, 0, 0])
+
+    name, as_is, side, window = "small", 48, 32, 2
+
+    def look(self, x: torch.Tensor) -> Answer:
+        return Answer(x[:, :1, :1, :1].expand(-1, 1, 2, 2), x[:, 1, 0, 0])
+
+
+measured = Measured()
 
 
 def normal(n: int, seed: int, size: int = 50) -> list[torch.Tensor]:
@@ -35,20 +39,20 @@ def test_thresholds_are_quantiles_of_the_clean_images():
 def test_the_rate_holds_on_other_clean_images(rate):
     calibration = calibrate(measured, normal(4000, 0), false_alarm_rate=rate)
     (other,) = normal(4000, 1, 4000)
-    share = calibration.clean_share(other[:, 0, 0, 0], other[:, 1, 0, 0])
-    flagged = float((share < rate).double().mean())
+    p_value = calibration.p_value(other[:, 0, 0, 0], other[:, 1, 0, 0])
+    flagged = float((p_value < rate).double().mean())
     assert rate * (1 - rate / 2) * 0.6 < flagged < rate * 1.4 + 0.005
     local, dense = calibration.thresholds
     by_thresholds = (other[:, 0, 0, 0] > local) | (other[:, 1, 0, 0] > dense)
-    assert ((share < rate) == by_thresholds).double().mean() > 0.998
+    assert ((p_value < rate) == by_thresholds).double().mean() > 0.998
 
 
 @settings(max_examples=30, deadline=None)
 @given(values=st.lists(st.floats(-50, 50), min_size=2, max_size=9), a=st.floats(-60, 60), b=st.floats(-60, 60))
-def test_clean_share_falls_with_suspicion_and_stays_a_share(values, a, b):
+def test_p_value_falls_with_suspicion_and_stays_a_share(values, a, b):
     calibration = Calibration(tuple(sorted(values)), (0.0, 1.0))
     low, high = sorted((a, b))
-    first, second = calibration.clean_share(torch.tensor([low, high]).double(), torch.full((2,), -9.0)).tolist()
+    first, second = calibration.p_value(torch.tensor([low, high]).double(), torch.full((2,), -9.0)).tolist()
     assert 0 < second <= first <= 1
 
 
@@ -58,24 +62,52 @@ def test_the_strictest_of_several_keeps_the_rate_of_each():
     assert (both.local, both.dense, both.data) == ((0.5, 3.0), (0.0, 5.0), "a; b")
 
 
-def test_files_round_trip(tmp_path):
-    restorer = Specialists()
-    calibration = Calibration((-1.0, 0.25), (0.0, 2.0), 0.1, 7, "seven images")
-    other, found = load_restorer(save_restorer(tmp_path / "new", restorer, calibration))
-    assert found == calibration
-    for name, value in restorer.state_dict().items():
-        assert torch.equal(other.state_dict()[name], value.half().float())
+def test_large_images_are_measured_at_the_size_at_which_they_are_looked_at():
+    tiles = torch.arange(80.0)[:, None, None, None].expand(-1, 3, 96, 64)
+    assert calibrate(measured, [tiles]) == calibrate(measured, [tiles[..., :32, :32]])
 
 
-def test_damaged_files_are_refused(tmp_path):
-    folder = save_restorer(tmp_path / "new", Specialists(), Calibration((0.0, 1.0), (0.0, 1.0)))
-    with pytest.raises(WeightsFileError, match="must have the sha256"):
-        load_restorer(folder, sha256="0" * 64)
-    (folder / "calibration.json").write_text(json.dumps({"local": [1]}))
-    with pytest.raises(WeightsFileError, match="Write both anew"):
-        load_restorer(folder)
-    with pytest.raises(WeightsFileError, match="Write both anew"):
-        load_restorer(tmp_path)
+SEVEN = Calibration((-1.0, 0.25), (0.0, 2.0), 0.1, 7, "seven images")
+
+
+@pytest.mark.parametrize(
+    "calibrations", [Calibrations(SEVEN, SEVEN.at(0.5)), Calibrations(SEVEN), Calibrations(large=SEVEN), Calibrations()]
+)
+def test_calibrations_come_back_from_plain_dicts(calibrations):
+    assert Calibrations.of_dict(asdict(calibrations)) == calibrations
+
+
+def test_a_dict_of_one_is_that_of_small_images_and_lists_will_do():
+    content = {**asdict(SEVEN), "local": [-1.0, 0.25], "dense": [0.0, 2.0]}
+    assert Calibrations.of_dict(content) == Calibrations(SEVEN)
+
+
+def test_each_of_the_networks_has_its_own():
+    both = Calibrations(SEVEN).having("large", SEVEN.at(0.5))
+    large = Measured()
+    large.name = "large"
+    assert both.of(measured) is SEVEN and both.of(large).false_alarm_rate == 0.5
+    assert both.at(0.4) == Calibrations(SEVEN.at(0.4), SEVEN.at(0.4)) and Calibrations(SEVEN).at(0.4).large is None
+    with pytest.raises(ValueError, match=r"for each of the networks, got none for 'large' images\. Calibrate on clean"):
+        Calibrations(SEVEN).of(large)
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.004, 0.5])
+def test_what_no_clean_image_reaches_is_flagged_at_every_rate_that_was_measured(rate):
+    calibration = calibrate(measured, normal(round(2 / rate), 0), false_alarm_rate=rate)
+    far = torch.full((2,), -9.0)
+    local, dense = far.clone(), far.clone()
+    local[0] = dense[1] = 1e4
+    p_value = calibration.p_value(local, dense)
+    assert (p_value < rate).all() and (p_value > 0).all()
+    assert calibration.p_value(far, far).tolist() == [1, 1]
+
+
+def test_one_p_value_is_the_smaller_of_the_two():
+    calibration = Calibration(tuple(range(101)), tuple(range(101)), images=1000)
+    local, dense = torch.tensor([90.0, 10, 99]), torch.tensor([0.0, 80, 98])
+    assert calibration.p_values(local, dense)[:, 0].tolist() == pytest.approx([0.2, 1.8, 0.02])
+    assert calibration.p_value(local, dense).tolist() == pytest.approx([0.2, 0.4, 0.02])
 
 
 def test_refusals():
@@ -88,3 +120,7 @@ def test_refusals():
         calibrate(measured, [])
     with pytest.raises(ValueError, match=r"local must be 2 or more ascending numbers, got 2. Use calibrate\(\)"):
         Calibration((1.0, 0.0), (0.0, 1.0))
+    with pytest.raises(ValueError, match=r"rate of 0\.1 needs 20 clean images or more, got 7\. Give more images"):
+        SEVEN.at(0.1)
+    with pytest.raises(ValueError, match="must be in"):
+        SEVEN.at(1.0)

@@ -9,7 +9,6 @@ from scipy import ndimage
 from skimage.metrics import structural_similarity
 
 from sampdetox_transforms.method.maps import absolute, minmax, squared_error_map, ssim_map, weigh_channels
-from sampdetox_transforms.method.windows import symmetric_pad
 
 SIZES = [(3, 16, 16), (3, 11, 23), (1, 32, 13)]
 SMALL_SIZES = [(3, 3, 5), (1, 1, 1), (3, 2, 12)]
@@ -128,19 +127,6 @@ def test_unknown_window_is_named():
     x, y = images((3, 8, 8))
     with pytest.raises(ValueError, match=r"window must be one of .*uniform.*gaussian.*got 'hann'"):
         ssim_map(x, y, window="hann")
-
-
-@quick
-@given(
-    size=st.tuples(st.integers(1, 6), st.integers(1, 6)),
-    pads=st.tuples(*[st.integers(0, 20)] * 4),
-    seed=st.integers(0, 99),
-)
-def test_symmetric_pad_equals_numpy(size, pads, seed):
-    x = torch.tensor(np.random.default_rng(seed).normal(size=(2, 3, *size)))
-    left, right, top, bottom = pads
-    expected = np.pad(x.numpy(), [(0, 0), (0, 0), (top, bottom), (left, right)], mode="symmetric")
-    np.testing.assert_array_equal(symmetric_pad(x, left, right, top, bottom), expected)
 
 
 @pytest.mark.parametrize("shape", SIZES + SMALL_SIZES)

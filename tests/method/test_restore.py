@@ -1,222 +1,263 @@
-"""The ``restore`` preset: whom it leaves alone, what it takes out, what it cannot have looked at, what it counts."""
+"""``Restore``: whom it leaves alone, what it takes out, what it cannot have looked at, what it counts."""
 
 from functools import partial
 
 import pytest
 import torch
 from conftest import tiny_config
-from torch import nn
-from torch.nn import functional
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from samples import CALIBRATION, CALIBRATIONS, LINEAR, RED, WhiteIsForeign, as_it_is, flat, patched, run, silent
 
-from sampdetox_transforms import Denoiser, DetoxWrapper, SampDetox, Schedule
-from sampdetox_transforms.method.answer import Answer
-from sampdetox_transforms.method.calibration import Calibration
+from sampdetox_transforms import Denoiser
+from sampdetox_transforms.method.calibration import Calibration, Calibrations
 from sampdetox_transforms.method.noise import SeededNoise
-from sampdetox_transforms.method.restore import GAIN, fill, purify_and_restore
+from sampdetox_transforms.method.restore import Restore
 from sampdetox_transforms.method.sampdetox import global_stage
 from sampdetox_transforms.method.samplers import ddim_step
-from sampdetox_transforms.networks.restorer import Restorer, RestorerConfig
+from sampdetox_transforms.method.search import local_suspicion
 from sampdetox_transforms.networks.unet import UNet
-
-LINEAR = Schedule.named("linear")
-CALIBRATION = Calibration(*[tuple(i / 40 - 10 for i in range(401))] * 2, 0.05)  # clean: -10 to 0
-
-
-class WhiteIsForeign(nn.Module):
-    """A restorer that is known: white pixels belong to a trigger, a blue image carries a dense one; fills with red."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls, self.images = 0, 0
-
-    def forward(self, x, erased=None) -> Answer:
-        self.calls, self.images = self.calls + 1, self.images + len(x) * (2 if erased is None else 1)
-        white = (x > 0.9).all(dim=1, keepdim=True)
-        local = torch.where(white, 8.0, -8.0)
-        dense = torch.where(x[:, 2].mean(dim=(1, 2)) > x[:, 0].mean(dim=(1, 2)) + 0.5, 8.0, -8.0)
-        return Answer(torch.tensor([0.5, -0.5, -0.5])[:, None, None].expand_as(x), local, dense)
-
-
-def flat(*colour: float, n: int = 1) -> torch.Tensor:
-    return torch.tensor(colour).float()[:, None, None].expand(n, 3, 16, 16).clone()
-
-
-def patched(x: torch.Tensor, size: int = 3) -> torch.Tensor:
-    x = x.clone()
-    x[..., 2 : 2 + size, 4 : 4 + size] = 1
-    return x
-
-
-def silent(x_t, t):
-    """A denoiser that finds no noise."""
-    return torch.zeros_like(x_t)
-
-
-run = partial(purify_and_restore, denoiser=silent, schedule=LINEAR, calibration=CALIBRATION, t1=0, t2=0, stride=20)
-as_it_is = partial(run, estimate=False)  # WhiteIsForeign's estimate is red all over
 
 
 def test_an_image_without_a_trigger_is_left_as_stage_1_made_it():
     x0, noise = flat(0, 0, 0, n=3), SeededNoise(flat(0, 0, 0, n=3), 0)
-    result = as_it_is(x0, t1=20, restorer=WhiteIsForeign(), noise=noise)
+    result = as_it_is(x0, WhiteIsForeign(), t1=20, noise=noise)
     again = global_stage(x0, silent, LINEAR, [20, 0], ddim_step, SeededNoise(x0, 0))
     assert torch.equal(result.image, again) and torch.equal(result.image, result.stage1)
-    assert not result.mask.any() and not result.timestep_map.any()
+    assert not result.found.mask.any() and not result.timestep_map.any()
     assert result.network_calls.tolist() == [3, 3, 3]
 
 
 def test_a_patch_is_filled_and_the_rest_stays():
     x0 = torch.cat([flat(0, 0, 0), patched(flat(0, 0, 0))])
-    result = as_it_is(x0, restorer=WhiteIsForeign())
+    result = as_it_is(x0, WhiteIsForeign())
     assert torch.equal(result.image[0], x0[0])
     inside = torch.zeros(1, 16, 16, dtype=torch.bool)
     inside[:, 2:5, 4:7] = True  # the patch
-    assert torch.equal(result.mask[1], inside)
-    assert torch.equal(result.image[1], torch.where(inside, flat(0.5, -0.5, -0.5)[0], x0[1]))
+    assert torch.equal(result.found.mask[1], inside)
+    assert torch.equal(result.image[1], torch.where(inside, flat(*RED)[0], x0[1]))
     assert result.network_calls.tolist() == [2, 2 + 1 + 2]  # a look; a look, a fill and another look
-    assert result.suspicion[0] < 0 < result.suspicion[1]
-    assert result.clean_share[1] < CALIBRATION.false_alarm_rate <= result.clean_share[0]
+    assert result.found.p_value[1] < CALIBRATION.false_alarm_rate <= result.found.p_value[0]
 
 
 def test_what_the_first_fill_brings_back_is_taken_out_by_the_second_look():
     class LeavesSome(WhiteIsForeign):
-        def forward(self, x, erased=None):
-            answer = super().forward(x, erased)
-            if self.calls == 2:  # the first fill puts another white patch elsewhere
-                return answer._replace(image=patched(flat(0.5, -0.5, -0.5, n=len(x)), 4))
-            return answer
+        def fill(self, x, mask):
+            filled = super().fill(x, mask)
+            return patched(filled, 4) if self.fills == 1 else filled  # another white patch, elsewhere
 
-    once = as_it_is(patched(flat(0, 0, 0)), restorer=LeavesSome(), margins=(0,))
-    twice = as_it_is(patched(flat(0, 0, 0)), restorer=LeavesSome())
+    once = as_it_is(patched(flat(0, 0, 0)), LeavesSome(), looks=1)
+    twice = as_it_is(patched(flat(0, 0, 0)), LeavesSome())
     assert (once.image > 0.9).any() and not (twice.image > 0.9).any()
-    assert (once.mask <= twice.mask).all()
+    assert (once.found.mask <= twice.found.mask).all() and (once.found.mask != twice.found.mask).any()
+    assert once.network_calls.tolist() == [2 + 1] and twice.network_calls.tolist() == [2 + 1 + 2 + 1]
+
+
+def test_further_looks_are_made_with_the_last_margin_until_nothing_is_found():
+    class LeavesMore(WhiteIsForeign):
+        margins = (0, 2)
+
+        def fill(self, x, mask):
+            filled = super().fill(x, mask)
+            return patched(filled, 3 + self.fills) if self.fills < 4 else filled
+
+    networks = LeavesMore()
+    result = as_it_is(patched(flat(0, 0, 0)), networks, looks=9)
+    assert (networks.looks, networks.fills) == (1 + 4, 4)
+    assert not (result.image > 0.9).any()
+    assert result.found.mask[..., 1:9, 3:11].all() and result.found.mask.sum() == 8 * 8  # 6 wide, and one more
 
 
 def test_a_mask_that_leaves_too_little_counts_as_a_dense_trigger():
     x0 = patched(flat(0, 0, 0), 12)
-    result = run(x0, restorer=WhiteIsForeign(), t2=20)
-    assert not result.mask.any()
+    result = run(x0, WhiteIsForeign(), t2=20)
+    assert result.found.dense.all() and not result.found.mask.any()
     assert float(result.timestep_map.unique()) == 20
     assert result.image.mean() < 0  # the network's own estimate, noised and denoised
 
 
 def test_a_dense_trigger_is_answered_by_the_estimate_and_t2():
     x0 = flat(-0.5, 0, 0.5)
-    result = run(x0, restorer=WhiteIsForeign(), t1=0, t2=0)
-    assert torch.equal(result.image, flat(0.5, -0.5, -0.5)) and not result.mask.any()
+    result = run(x0, WhiteIsForeign(), t1=0, t2=0)
+    assert torch.equal(result.image, flat(*RED)) and result.found.dense.all() and not result.found.mask.any()
     assert result.network_calls.tolist() == [2]
-    noised = run(x0, restorer=WhiteIsForeign(), t1=8, t2=60)
+    noised = run(x0, WhiteIsForeign(), t1=8, t2=60)
     assert noised.network_calls.tolist() == [1 + 2 + 3]
     assert float(noised.timestep_map.unique()) == 60
-
-
-@pytest.mark.parametrize("size", [(16, 16), (9, 13)])
-def test_the_fill_takes_nothing_from_inside(size):
-    restorer = Restorer(RestorerConfig(widths=(8, 16, 16))).eval()
-    mask = torch.rand(2, 1, *size) < 0.3
-    x = torch.rand(2, 3, *size) * 2 - 1
-    other = torch.where(mask, -x, x)
-    assert torch.equal(fill(x, mask, restorer), fill(other, mask, restorer))
-    assert torch.equal(torch.where(mask, 0, fill(x, mask, restorer)), torch.where(mask, 0, x))
 
 
 def test_an_image_does_not_depend_on_its_batch():
     torch.manual_seed(1)
     denoiser = Denoiser(UNet(tiny_config()), LINEAR, size_multiple=2)
     x0 = torch.cat([flat(0, 0, 0), patched(flat(0.1, 0, 0)), flat(-0.5, 0, 0.5), patched(flat(0, -0.2, 0))])
-    call = partial(purify_and_restore, denoiser=denoiser, schedule=LINEAR, calibration=CALIBRATION, t1=20, t2=40)
-    together = call(x0, restorer=WhiteIsForeign(), noise=SeededNoise(x0, 0))
+    call = partial(run, denoiser=denoiser, t1=20, t2=40, stride=60)
+    together = call(x0, WhiteIsForeign(), noise=SeededNoise(x0, 0))
     for i in range(4):
-        alone = call(x0[i : i + 1], restorer=WhiteIsForeign(), noise=SeededNoise(x0[i : i + 1], 0))
+        alone = call(x0[i : i + 1], WhiteIsForeign(), noise=SeededNoise(x0[i : i + 1], 0))
         assert torch.allclose(alone.image[0], together.image[i], atol=1e-4)
-        assert torch.equal(alone.mask[0], together.mask[i])
+        assert torch.equal(alone.found.mask[0], together.found.mask[i])
         assert alone.network_calls[0] == together.network_calls[i]
 
 
 def test_stage_1_starts_from_the_image_with_less_of_a_dense_trigger_the_likelier_it_is():
-    x0, wanted = flat(0, 0, 0, n=3), flat(0.5, -0.5, -0.5)[0]
+    x0, wanted = flat(0, 0, 0, n=3), flat(*RED)[0]
     dense = torch.tensor([-40.0, -1.0, 40.0])  # one clean image in ten is above -1
 
     class Unsure(WhiteIsForeign):
-        def forward(self, x, erased=None):
-            return super().forward(x, erased)._replace(dense=dense)
+        def look(self, x):
+            return super().look(x)._replace(dense=dense)
 
-    stage1 = run(x0, restorer=Unsure()).stage1
-    for result, share in zip(stage1, (0, 0.5 * GAIN, GAIN), strict=True):
-        torch.testing.assert_close(result, (share * wanted).clamp(-1, 1))
-    assert torch.equal(as_it_is(x0, restorer=Unsure()).stage1, x0)
+    defaults = Restore()
+    result = run(x0, Unsure())
+    for stage1, share in zip(result.stage1, (0, 0.5 * defaults.gain, defaults.gain), strict=True):
+        torch.testing.assert_close(stage1, (share * wanted).clamp(-1, 1))
+    torch.testing.assert_close(result.lightened, x0 - result.stage1)
+    same = run(x0, Unsure(), gain=0)
+    assert torch.equal(same.stage1, x0) and not same.lightened.any()
 
 
 def test_the_calls_that_are_counted_are_made():
     x0 = torch.cat([flat(0, 0, 0, n=2), patched(flat(0, 0, 0)), flat(-0.5, 0, 0.5)])
-    restorer, made = WhiteIsForeign(), []
+    networks, made = WhiteIsForeign(), []
 
     def counting(x_t, t):
         made.append(len(x_t))
         return torch.zeros_like(x_t)
 
-    result = run(x0, restorer=restorer, denoiser=counting, t1=20, t2=60)
-    assert int(result.network_calls.sum()) == sum(made) + restorer.images
+    result = run(x0, networks, denoiser=counting, t1=20, t2=60)
+    assert int(result.network_calls.sum()) == sum(made) + networks.asked
     assert sum(made) == 4 + 1 + 3
 
 
-def test_gradients_reach_what_is_outside_the_mask_only():
-    restorer = Restorer(RestorerConfig(widths=(8, 16, 16))).eval()
-    x = (torch.rand(1, 3, 16, 16) * 2 - 1).requires_grad_()
-    mask = functional.pad(torch.ones(1, 1, 4, 4), (4, 8, 6, 6)) > 0
-    fill(x, mask, restorer)[mask.expand(-1, 3, -1, -1)].sum().backward()
-    assert not (x.grad * mask).any() and x.grad.any()
+# What it says of what it did
 
 
-@pytest.fixture
-def detox(tiny) -> SampDetox:
-    made = SampDetox(tiny, preset="restore", seed=0)
-    made.restorer, made.calibration = WhiteIsForeign(), CALIBRATION
-    return made
+def test_an_image_that_is_left_is_stage_1_of_what_was_not_taken_from_it():
+    """With mask 0 and level 0 it may have changed by far more than noise: ``lightened`` says by what."""
+
+    class FaintlyDense(WhiteIsForeign):
+        def look(self, x):
+            return super().look(x)._replace(dense=torch.full((len(x),), -1.5))
+
+    x0 = torch.rand(3, 3, 16, 16) * 0.5
+    denoiser = Denoiser(UNet(tiny_config()), LINEAR, size_multiple=2)
+    result = run(x0, FaintlyDense(), denoiser=denoiser, t1=12, noise=SeededNoise(x0, 0))
+    assert not result.found.mask.any() and not result.found.dense.any() and not result.timestep_map.any()
+    assert ((result.image - x0).abs().mean(dim=(1, 2, 3)) * 127.5 > 5).all()
+    assert (result.lightened.abs().mean(dim=(1, 2, 3)) * 127.5 > 5).all()
+    start = x0 - result.lightened
+    expected = global_stage(start, denoiser, LINEAR, [12, 0], ddim_step, SeededNoise(x0, 0))
+    torch.testing.assert_close(result.image, expected, rtol=0, atol=1e-5)
+    without = run(x0, WhiteIsForeign(), denoiser=denoiser, t1=12, gain=0, noise=SeededNoise(x0, 0))
+    assert not torch.allclose(without.image, expected, atol=0.02) and not without.lightened.any()
 
 
-def test_explain_shows_mask_suspicion_and_false_alarms(detox):
-    images = (torch.cat([flat(0, 0, 0), patched(flat(0, 0, 0))]) + 1) / 2
-    explained = detox.explain(images)
-    assert explained.mask.shape == (2, 1, 16, 16) and explained.mask.dtype == torch.bool
-    assert explained.mask.flatten(1).any(dim=1).tolist() == [False, True]
-    assert (explained.false_alarm_rate < 0.05).tolist() == [False, True]
-    assert explained.suspicion.shape == (2,)
-    single = detox.explain(images[1])
-    assert single.mask.shape == (1, 16, 16) and single.suspicion.shape == () == single.false_alarm_rate.shape
-    empty = detox.explain(images[:0])
-    assert empty.mask.shape == (0, 1, 16, 16) and empty.suspicion.shape == (0,)
+def test_lightened_is_told_at_the_size_of_a_large_image():
+    class FaintlyDense(WhiteIsForeign):
+        def look(self, x):
+            return super().look(x)._replace(dense=torch.full((len(x),), -1.0))
+
+    x0 = torch.rand(2, 3, 60, 90) * 0.2
+    result = run(x0, FaintlyDense())
+    assert result.lightened.shape == x0.shape and result.lightened.abs().mean() > 0.1
+    torch.testing.assert_close(result.image, x0 - result.lightened)
 
 
-def test_other_presets_look_for_nothing(tiny):
-    explained = SampDetox(tiny, preset="ddim", seed=0).explain(torch.rand(3, 16, 16))
-    assert explained.mask is None and explained.suspicion is None and explained.false_alarm_rate is None
-    with pytest.raises(ValueError, match=r"preset='restore' \(the default\) has thresholds to calibrate"):
-        SampDetox(tiny, preset="ddim").calibrate(torch.rand(100, 3, 16, 16))
+class Says(WhiteIsForeign):
+    """Answers with the logits that it is given."""
+
+    def __init__(self, local, dense):
+        super().__init__()
+        self.local, self.dense = local, dense
+
+    def look(self, x):
+        answer = super().look(x)
+        return answer if self.looks > 1 else answer._replace(local=self.local, dense=self.dense)
 
 
-def test_calibrate_takes_batches_and_images_and_sets_the_thresholds(detox):
-    images = torch.rand(60, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.5
-    found = detox.calibrate(images, false_alarm_rate=0.1, data="noise")
-    assert detox.calibration is found and (found.images, found.data, found.false_alarm_rate) == (60, "noise", 0.1)
-    one_by_one = detox.calibrate(list(images), false_alarm_rate=0.1, data="noise")
-    assert one_by_one == found
-    with pytest.raises(ValueError, match="needs 200 clean images or more, got 60"):
-        detox.calibrate(images, false_alarm_rate=0.01)
-    with pytest.raises(ValueError, match=r"must be in \[0, 1\]"):
-        detox.calibrate(images * 255)
+def treated(result) -> torch.Tensor:
+    return result.found.mask.any(dim=(1, 2, 3)) | result.found.dense
 
 
-def test_the_wrapper_returns_the_suspicion(detox, tiny):
-    images = (torch.cat([flat(0, 0, 0), patched(flat(0, 0, 0))]) + 1) / 2
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), rate=st.sampled_from([0.001, 0.01, 0.05, 0.3, 0.9]), spread=st.floats(0.01, 9))
+def test_the_p_value_is_below_the_rate_exactly_where_an_image_is_treated(seed, rate, spread):
+    generator = torch.Generator().manual_seed(seed)
+    tables = torch.randn(2, 401, generator=generator).sort(dim=1).values
+    tables = (tables * 8).round() / 8 if seed % 2 else tables  # with equal quantiles, too
+    calibration = Calibration(*(tuple(table.tolist()) for table in tables), rate, 10_000)
+    local = torch.randn(64, 1, 1, 1, generator=generator).expand(-1, 1, 16, 16).clone() * spread
+    dense = torch.randn(64, generator=generator) * spread
+    # on the thresholds themselves, and just beside them
+    for i, (threshold, values) in enumerate(zip(calibration.thresholds, (local, dense), strict=True)):
+        for j, shift in enumerate((-1e-6, 0, 1e-6)):
+            values[3 * i + j] = threshold + shift
+    result = run(flat(0, 0, 0, n=64), Says(local, dense), calibrations=Calibrations(calibration))
+    assert ((result.found.p_value < rate) == treated(result)).all()
+    assert treated(result).any()
 
-    def model(x):
-        return x.mean(dim=(2, 3))
 
-    logits, suspicion = DetoxWrapper(model, detox, return_suspicion=True)(images)
-    assert torch.equal(logits, DetoxWrapper(model, detox)(images))
-    assert suspicion[0] < suspicion[1]
-    logits, _ = DetoxWrapper(model, detox, passes=2, return_suspicion=True)(images)
-    assert torch.equal(logits, DetoxWrapper(model, detox, passes=2)(images))
-    with pytest.raises(ValueError, match=r"return_suspicion needs .* Build it with preset='restore', the default"):
-        DetoxWrapper(model, SampDetox(tiny, preset="ddim"), return_suspicion=True)
+def test_flagged_for_local_suspicion_alone_what_stands_out_most_is_filled():
+    local = torch.full((1, 1, 16, 16), -5.0)
+    local[..., 7, 9] = -2.0  # below every logit from which a pixel is located
+    calibration = Calibration(tuple(i / 400 - 9 for i in range(401)), CALIBRATION.dense)
+    assert local_suspicion(local) > calibration.thresholds[0]
+    result = run(flat(0, 0, 0), Says(local, torch.tensor([-8.0])), calibrations=Calibrations(calibration))
+    expected = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
+    expected[..., 6:9, 8:11] = True
+    assert torch.equal(result.found.mask, expected) and not result.found.dense.any()
+
+
+def test_the_levels_are_told_as_they_were_asked_for():
+    result = run(torch.cat([patched(flat(0, 0, 0)), flat(-0.5, 0, 0.5)]), WhiteIsForeign(), t1=0.1, t2=33.3)
+    assert result.timestep_map.dtype == torch.float64
+    assert [levels.unique().tolist() for levels in result.timestep_map] == [[0.1], [33.3]]
+
+
+# Large images
+
+
+@pytest.mark.parametrize(("size", "level"), [((48, 200), 12), ((49, 49), 8), ((300, 49), 8), ((1, 49), 12)])
+def test_images_with_a_shorter_side_above_48_get_the_level_of_large_ones(size, level):
+    asked = []
+    x0 = torch.zeros(1, 3, *size)
+    settings = {"networks": WhiteIsForeign(), "calibrations": CALIBRATIONS}
+    result = Restore().run(x0, lambda x, t: asked.append(t) or torch.zeros_like(x), LINEAR, **settings)
+    assert [t.tolist() for t in asked] == [[level - 1]] and result.sigma1 == float(LINEAR.sigma(level))
+    assert Restore(t1_large=None).run(x0, silent, LINEAR, **settings).sigma1 == float(LINEAR.sigma(12))
+
+
+def test_networks_may_bring_their_denoiser_and_give_their_estimate_only_when_it_is_asked_for():
+    class Large(WhiteIsForeign):
+        name, calls = "large", 1
+
+        def look(self, x):
+            return super().look(x)._replace(image=None)
+
+        def denoiser(self, schedule):
+            assert schedule is LINEAR
+            return lambda x, t: torch.full_like(x, 0.01)
+
+    def foreign(x_t, t):
+        raise AssertionError("the denoiser of small images was asked")
+
+    x0 = torch.cat([flat(0, 0, 0), flat(-0.5, 0, 0.5)])
+    result = run(x0, Large(), denoiser=foreign, t1=10, noise=torch.zeros_like)
+    assert result.found.dense.tolist() == [False, True]
+    assert torch.equal(result.image[1], flat(*RED)[0]) and not result.lightened.any()
+    assert result.image[0].abs().max() > 0
+    with pytest.raises(ValueError, match="got none for 'large' images"):
+        run(x0, Large(), calibrations=Calibrations(CALIBRATION))
+
+
+# Hostile images
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 20), (20, 1), (640, 32)])
+@pytest.mark.parametrize("value", [-1.0, 0.0, 1.0])
+def test_no_size_and_no_flat_colour_gives_nan(size, value):
+    for channels in (1, 3):
+        x0 = torch.full((2, channels, *size), value)
+        result = run(x0, WhiteIsForeign(), t1=12, t2=40)
+        assert result.image.shape == x0.shape and result.image.isfinite().all() and result.image.abs().max() <= 1
+        assert result.found.p_value.isfinite().all() and result.lightened.isfinite().all()

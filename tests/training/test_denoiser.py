@@ -14,6 +14,7 @@ from contract import pixels
 from diffusers import UNet2DModel
 from PIL import Image
 from safetensors.torch import load_file
+from samples import Killed
 from torchvision.transforms.v2 import functional
 
 from sampdetox_transforms import Denoiser, Schedule, load_denoiser
@@ -22,17 +23,15 @@ from sampdetox_transforms.networks import checkpoints
 from sampdetox_transforms.networks.checkpoints import CONFIG, LEVELS, SAFETENSORS, SCHEDULER
 from sampdetox_transforms.networks.unet import UNet
 from sampdetox_transforms.training import denoiser as training
+from sampdetox_transforms.training import state as training_state
 from sampdetox_transforms.training.config import TrainingConfig
 from sampdetox_transforms.training.data import ImageCrops, ResumableSampler, list_images
-from sampdetox_transforms.training.denoiser import denoising_loss, learning_rate_factor, train
+from sampdetox_transforms.training.denoiser import denoising_loss, train
+from sampdetox_transforms.training.loop import learning_rate_factor
 
 LINEAR = Schedule.named("linear")
 OUTPUTS = sorted([CONFIG, SCHEDULER, SAFETENSORS, LEVELS, "loss.csv"])
 STATE = "training_state.safetensors"
-
-
-class Killed(BaseException):
-    """What stops a run, as Ctrl-C or the kernel would."""
 
 
 @pytest.fixture(scope="module")
@@ -367,7 +366,7 @@ def test_bfloat16_trains_too(config, tmp_path):
     assert not torch.equal(exact["conv_in.weight"], rounded["conv_in.weight"])
 
 
-@pytest.mark.parametrize("module", [checkpoints, training], ids=["result", "state"])
+@pytest.mark.parametrize("module", [checkpoints, training_state], ids=["result", "state"])
 def test_full_disk_leaves_the_last_checkpoint_whole(config, tmp_path, monkeypatch, module):
     save_file, calls = module.save_file, []
 

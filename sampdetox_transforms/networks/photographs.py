@@ -1,0 +1,150 @@
+"""The networks for images of 64 pixels and more: one that finds triggers, and one that restores.
+
+The second is asked in three ways, by what it gets beside the image: the noise that was added (it is a denoiser), a
+hole (it fills it), or that a trigger covers the image (it gives the image as it would be without).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sampdetox_transforms._common import write_atomically
+from sampdetox_transforms.method.calibration import Calibration, Calibrations
+from sampdetox_transforms.method.schedule import Schedule, scaled
+from sampdetox_transforms.method.search import Answer
+from sampdetox_transforms.networks.checkpoints import WeightsFileError, verify_sha256
+from sampdetox_transforms.networks.photo_unet import PhotoUNet
+from sampdetox_transforms.networks.restorer_files import RESTORER_FOLDER, load_calibrations, save_calibrations
+from sampdetox_transforms.networks.tiles import in_parts
+
+PHOTOGRAPHS, CALIBRATION = "photographs.safetensors", "photographs.json"
+PHOTOGRAPHS_SHA256 = ""
+LEAST_SIGMA = 0.01  # of the noise that the restoring network is told of
+
+
+def search_network() -> PhotoUNet:
+    """Image -> the logit of each pixel, and one of the image: 57,000 multiplications and additions a pixel."""
+    return PhotoUNet(3, 1, image_logit=True)
+
+
+def restoring_network() -> PhotoUNet:
+    """Image and mask -> what to add to the image: 128,000 multiplications and additions a pixel."""
+    return PhotoUNet(
+        4, 3, unshuffle=2, widths=(32, 80, 128, 160), down=(1, 2, 2, 2), up=(2, 2, 1), conditions=3
+    )  # fmt: skip
+
+
+class Photographs(nn.Module):
+    """Both networks as ``SearchNetworks``, which says what the attributes are; chosen on held-out training images."""
+
+    name, calls = "large", 1
+    as_is, side = 320, 256
+    window, certain, possible, margins = 4, 1.0, 0.0, (0, 0)
+
+    def __init__(self, search: PhotoUNet | None = None, restoring: PhotoUNet | None = None):
+        super().__init__()
+        self.search = search_network() if search is None else search
+        self.restoring = restoring_network() if restoring is None else restoring
+
+    def look(self, x: Float[Tensor, "b c h w"]) -> Answer:
+        """Where triggers are; no estimate, which is asked for separately."""
+        local, dense = self.search(in_colour(x))
+        return Answer(local, dense)
+
+    def estimate(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """The images as they would be without a trigger that covers all of them."""
+        return self.restored(x, x.new_zeros(len(x)), dense=True)
+
+    def fill(self, x: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b 1 h w"]) -> Float[Tensor, "b c h w"]:
+        """The masked pixels as predicted from the others; nothing in them is looked at."""
+        return torch.where(mask, self.restored(x, x.new_zeros(len(x)), mask=mask).clamp(-1, 1), x)
+
+    def denoiser(self, schedule: Schedule) -> Callable[[Tensor, Tensor], Tensor]:
+        """(x_t, t) -> eps at levels t + 1 of a schedule."""
+        return partial(self.noise_in, schedule)
+
+    def noise_in(
+        self, schedule: Schedule, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b c h w"]:
+        """The noise in ``x_t``, from the image that the network takes it for (equation 4 of the paper, solved)."""
+        level = t.double() + 1
+        signal, sigma = (part[:, None, None, None] for part in (schedule.signal(level), schedule.sigma(level)))
+        x = scaled(signal.rsqrt(), x_t)  # the image plus noise of std sigma
+        return scaled(1 / sigma, x - self.restored(x, sigma.flatten().to(x)))
+
+    def restored(
+        self,
+        x: Float[Tensor, "b c h w"],
+        sigma: Float[Tensor, " b"],
+        *,
+        mask: Bool[Tensor, "b 1 h w"] | None = None,
+        dense: bool = False,
+    ) -> Float[Tensor, "b c h w"]:
+        """The image without noise of std ``sigma`` beside [-1, 1], without the hole, without a dense trigger.
+
+        Large images go by tiles.
+        """
+        image = in_colour(x)
+        if mask is not None:
+            image = torch.where(mask, 0, image)
+
+        def change(image: Tensor, sigma: Tensor) -> Tensor:
+            return self.restoring(torch.cat([image, image.new_zeros(image[:, :1].shape)], dim=1), told(sigma, dense))
+
+        if mask is None:
+            image = image + in_parts(change, image, sigma, multiple=self.restoring.size_multiple)
+        else:  # never large: holes are filled at the size at which they were looked for
+            image = image + self.restoring(torch.cat([image, mask.to(image)], dim=1), told(sigma, dense))
+        return image.mean(dim=1, keepdim=True) if x.shape[1] == 1 else image
+
+
+def told(sigma: Float[Tensor, " b"], dense: bool) -> Float[Tensor, "b 3"]:
+    """What the restoring network is told of each image: the noise, whether there is any, and of a dense trigger."""
+    level = sigma.clamp(min=LEAST_SIGMA).log() / 2 + 1.5
+    return torch.stack([level, (sigma > 0).to(sigma), torch.full_like(sigma, float(dense))], dim=1)
+
+
+def in_colour(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h w"]:
+    """Grey images with their plane three times."""
+    return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
+
+
+def load_photographs(folder: str | Path = RESTORER_FOLDER) -> tuple[Photographs | None, Calibration | None]:
+    """The networks that ``save_photographs`` wrote, with their calibration; None where the folder holds none.
+
+    Raises:
+        WeightsFileError: a file is damaged, not the pinned one, or without the other.
+    """
+    folder = Path(folder)
+    path = folder / PHOTOGRAPHS
+    if not path.exists():
+        return None, None
+    try:
+        if folder == RESTORER_FOLDER:
+            verify_sha256(path, PHOTOGRAPHS_SHA256)
+        networks, state = Photographs(), load_file(path)
+        networks.load_state_dict({name: value.float() for name, value in state.items()})
+        calibration = load_calibrations(folder / CALIBRATION).large
+    except WeightsFileError:
+        raise
+    except (OSError, SafetensorError, RuntimeError) as error:
+        message = f"{folder} must hold {PHOTOGRAPHS} and {CALIBRATION} of the same networks, got: {error}."
+        raise WeightsFileError(f"{message} Write both anew.") from error
+    networks.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return networks.eval().requires_grad_(False), calibration
+
+
+def save_photographs(folder: str | Path, networks: Photographs, calibration: Calibration) -> Path:
+    """Write networks, in float16, and calibration into one folder."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().cpu().half().contiguous() for name, value in networks.state_dict().items()}
+    write_atomically(folder / PHOTOGRAPHS, lambda path: save_file(state, path))
+    save_calibrations(folder / CALIBRATION, Calibrations(None, calibration))
+    return folder
