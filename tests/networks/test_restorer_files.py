@@ -68,7 +68,7 @@ def test_it_is_small_cheap_and_the_pinned_file(bundled):
 def test_false_alarms_on_test_images(bundled, signs):
     restorer, calibration = bundled
     answer = restorer(signs * 2 - 1)
-    share = calibration.clean_share(local_suspicion(answer.local), answer.dense)
+    share = calibration.p_value(local_suspicion(answer.local), answer.dense)
     assert (share < calibration.false_alarm_rate).double().mean() <= 0.08  # .05 of 158, and two standard errors
 
 
