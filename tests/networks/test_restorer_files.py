@@ -16,6 +16,7 @@ from sampdetox_transforms import SampDetox, WeightsFileError
 from sampdetox_transforms.method.calibration import Calibration
 from sampdetox_transforms.method.search import hysteresis, local_suspicion
 from sampdetox_transforms.networks import restorer_files
+from sampdetox_transforms.networks.photographs import PHOTOGRAPHS_SHA256
 from sampdetox_transforms.networks.restorer import Specialists
 from sampdetox_transforms.networks.restorer_files import (
     CALIBRATION,
@@ -54,8 +55,9 @@ def signs(data) -> torch.Tensor:
 
 def test_it_is_small_cheap_and_the_pinned_file(bundled):
     restorer, calibration = bundled
-    assert sorted(RESTORER_SHA256) == sorted(path.name for path in RESTORER_FOLDER.iterdir())
-    for name, sha256 in RESTORER_SHA256.items():
+    pinned = RESTORER_SHA256 | PHOTOGRAPHS_SHA256
+    assert sorted(pinned) == sorted(path.name for path in RESTORER_FOLDER.iterdir())
+    for name, sha256 in pinned.items():
         verify_sha256(RESTORER_FOLDER / name, sha256)
     assert (RESTORER_FOLDER / RESTORER).stat().st_size <= 9e6
     with FlopCounterMode(display=False) as counter, torch.no_grad():
