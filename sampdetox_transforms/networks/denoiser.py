@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sampdetox_transforms.method.schedule import SCHEDULES, Schedule
 from sampdetox_transforms.networks.padding import pad_to_multiple
-from sampdetox_transforms.networks.pickling import FewBuffers
+from sampdetox_transforms.networks.pickling import WeightsAsBytes
 from sampdetox_transforms.networks.precision import set_precision
 from sampdetox_transforms.networks.tiles import MAX_SIDE, in_parts
 from sampdetox_transforms.networks.unet_config import UNetConfig
@@ -18,7 +18,7 @@ from sampdetox_transforms.networks.unet_config import UNetConfig
 MAX_ATTENTION_POSITIONS = 128 * 128
 
 
-class Denoiser(FewBuffers):
+class Denoiser(WeightsAsBytes):
     """A network that predicts the noise, with the schedule and the levels that it was trained for.
 
     Calling it pads images to the size that the network needs (mirrored at the borders, cropped off again), casts to

@@ -1,8 +1,8 @@
-"""Modules whose weights are pickled as few buffers.
+"""Modules whose weights are pickled as bytes.
 
 A DataLoader with the start method ``forkserver`` or ``spawn`` pickles its transform for each worker, and every tensor
 in it costs a file descriptor there: forkserver refuses more than some 250, and the default networks have 282 weights.
-Weights that lie in one buffer cost one.
+Bytes cost none, and need not outlive the pickle.
 """
 
 import copy
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 ALIGNMENT = 64  # numbers between the places where weights may begin, so that none costs the fast kernels
 
 
-class FewBuffers(nn.Module):
-    """A module whose parameters and buffers are pickled as one flat tensor a dtype and device.
+class WeightsAsBytes(nn.Module):
+    """A module whose parameters and buffers are pickled as one piece of bytes a dtype; those on a card as ever.
 
     Values, dtypes, memory formats and ties between weights come back as they were. Copies are as of any module.
 
@@ -34,12 +34,12 @@ class FewBuffers(nn.Module):
         memo |= {id(self.__dict__[name]): self.__dict__[name] for name in self.shared}
         return copy.deepcopy(self.__dict__, memo)
 
-    def __copy__(self) -> "FewBuffers":
+    def __copy__(self) -> "WeightsAsBytes":
         new = type(self).__new__(type(self))
         new.__dict__.update(self.__dict__)
         return new
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "FewBuffers":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "WeightsAsBytes":
         new = type(self).__new__(type(self))
         memo[id(self)] = new
         new.__dict__.update(copy.deepcopy(self.__dict__, memo))
@@ -47,31 +47,37 @@ class FewBuffers(nn.Module):
 
 
 class Buffers:
-    """Flat tensors, one a dtype and device, and what has yet to be joined to them."""
+    """Flat tensors, one a dtype, which are pickled as bytes."""
 
     def __init__(self) -> None:
-        self.flat: dict[tuple[torch.dtype, torch.device], Tensor] = {}
-        self.waiting: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
-        self.length: dict[tuple[torch.dtype, torch.device], int] = {}
+        self.flat: dict[torch.dtype, Tensor] = {}
+        self.waiting: dict[torch.dtype, list[Tensor]] = {}
+        self.length: dict[torch.dtype, int] = {}
+
+    def __getstate__(self) -> dict[torch.dtype, bytearray]:
+        return {dtype: bytearray(flat.view(torch.uint8).numpy()) for dtype, flat in self.flat.items()}
+
+    def __setstate__(self, state: dict[torch.dtype, bytearray]) -> None:
+        empty = {dtype: torch.empty(0, dtype=dtype) for dtype in state}
+        self.flat = empty | {dtype: torch.frombuffer(data, dtype=dtype) for dtype, data in state.items() if data}
 
     def put(self, value: Tensor) -> "Part":
         """Keep a tensor, and return what is pickled in its place."""
-        key = (value.dtype, value.device)
-        start = self.length.get(key, 0)
+        start = self.length.get(value.dtype, 0)
         values = value.detach()
         if not values.is_contiguous() and values.ndim == 4 and is_channels_last(values):
             values, stride = values.permute(0, 2, 3, 1).reshape(-1), value.stride()
         else:
             values, stride = values.reshape(-1), value.stride() if values.is_contiguous() else None
         gap = values.new_zeros(-len(values) % ALIGNMENT)
-        self.waiting.setdefault(key, []).extend((values, gap))
-        self.length[key] = start + len(values) + len(gap)
+        self.waiting.setdefault(value.dtype, []).extend((values, gap))
+        self.length[value.dtype] = start + len(values) + len(gap)
         kind = (isinstance(value, nn.Parameter), value.requires_grad)
-        return Part(self, (key, start, tuple(value.shape), stride, *kind))
+        return Part(self, (value.dtype, start, tuple(value.shape), stride, *kind))
 
     def join(self) -> None:
-        """Make one tensor of all of a kind."""
-        self.flat = {key: torch.cat(parts) for key, parts in self.waiting.items()}
+        """Make one tensor of all of a dtype."""
+        self.flat = {dtype: torch.cat(parts) for dtype, parts in self.waiting.items()}
         self.waiting = {}
 
 
@@ -90,7 +96,7 @@ class Part:
 
 def take(
     buffers: Buffers,
-    key: tuple,
+    dtype: torch.dtype,
     start: int,
     shape: tuple[int, ...],
     stride: tuple[int, ...] | None,
@@ -98,7 +104,7 @@ def take(
     gradients: bool,
 ) -> Tensor:
     """The weight that begins at ``start`` of a buffer; no stride: row after row."""
-    buffer = buffers.flat[key]
+    buffer = buffers.flat[dtype]
     if stride is None:
         value = buffer[start : start + torch.Size(shape).numel()].view(shape)
     else:
@@ -107,10 +113,10 @@ def take(
 
 
 def is_plain(value: object) -> TypeGuard[Tensor]:
-    """Whether it is a dense tensor with values, of no special kind."""
+    """Whether it is a dense tensor in the processor's memory, of no special kind."""
     if type(value) is not Tensor and type(value) is not nn.Parameter:
         return False
-    return value.layout is torch.strided and not value.is_meta
+    return value.layout is torch.strided and value.device.type == "cpu"
 
 
 def is_channels_last(value: Tensor) -> bool:
