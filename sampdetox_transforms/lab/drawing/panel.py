@@ -92,14 +92,17 @@ def explanation_row(
     before, after = unit_picture(image), unit_picture(pick(explained.image))
     factor = amplification(after - before) if factor is None else factor
     difference = (0.5 + factor * (after - before)).clip(0, 1)
-    changed, levels = (pick(values)[0].float().numpy() for values in (explained.ssim_map, explained.timestep_map))
+    levels = pick(explained.timestep_map)[0].float().numpy()
     highest = max(float(levels.max()) if t2 is None else t2, 1)
-    if explained.mask is None:
+    if explained.found is None:
+        assert explained.difference_map is not None
+        changed = pick(explained.difference_map)[0].float().numpy()
         why = Tile("map: changed by stage 1", changed, "magma", min(0, float(changed.min())))
         where = Tile("noise levels of stage 2", levels, "viridis", 0, highest)
     else:
-        why = Tile("suspicion of each pixel", changed, "magma", 0, 1)
-        where = Tile("filled pixels", pick(explained.mask)[0].float().numpy(), "gray", 0, 1)
+        found = explained.found
+        why = Tile("probability of a trigger", pick(found.probability)[0].float().numpy(), "magma", 0, 1)
+        where = Tile("filled pixels", pick(found.mask)[0].float().numpy(), "gray", 0, 1)
     return [
         Tile("input", before),
         Tile("after stage 1", unit_picture(pick(explained.stage1))),

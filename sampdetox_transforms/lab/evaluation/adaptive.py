@@ -54,8 +54,9 @@ PLAIN, OPTIMISED = "white 5x5", "optimised 5x5"
 def cells(plan: Plan) -> Iterable[Cell]:
     """A row for each of the two patches. Both are made once, when the first is measured."""
     defended = plan.detox("restore")
-    restorer, calibration = defended.restorer, defended.calibration
-    assert isinstance(restorer, Specialists) and calibration is not None
+    assert defended.restorer is not None and defended.calibration is not None
+    restorer = defended.restorer.small
+    calibration = defended.calibration.of(restorer)
     options = plan.options
 
     @cache

@@ -14,7 +14,6 @@ from sampdetox_transforms.lab.evaluation.rows import Model
 from sampdetox_transforms.lab.metrics import Share, backdoor_shares, paired_difference, predicted, wilson
 from sampdetox_transforms.lab.victims.classifiers import predict
 from sampdetox_transforms.lab.victims.victim import Victim
-from sampdetox_transforms.method.restore import fill
 from sampdetox_transforms.method.search import dilate
 from sampdetox_transforms.transforms.transform import SampDetox
 
@@ -49,11 +48,11 @@ def treat(detox: SampDetox | None, images: Float[Tensor, "n 3 h w"], batch_size:
     ms = 1000 * (time.perf_counter() - begin) / len(images)
     result = torch.cat([part.image for part in parts])
     calls = torch.cat([part.network_calls for part in parts]).float()
-    masks = [part.mask for part in parts if part.mask is not None]
+    masks = [part.found.mask for part in parts if part.found is not None]
     if not masks:
         return Treated(result, calls, ms)
-    mask, level = torch.cat(masks), torch.cat([part.timestep_map for part in parts])
-    return Treated(result, calls, ms, mask.flatten(1).any(1) | (level.flatten(1) > 0).any(1), mask)
+    flagged = torch.cat([part.timestep_map for part in parts]).flatten(1).amax(dim=1) > 0  # others keep level 0
+    return Treated(result, calls, ms, flagged, torch.cat(masks))
 
 
 def planted(victim: Victim, images: Float[Tensor, "n 3 h w"], labels: Int[Tensor, " n"]) -> CleanAndTriggered:
@@ -111,9 +110,10 @@ def victim_row(
 
 def filled(detox: SampDetox, images: Float[Tensor, "n 3 h w"], region: Bool[Tensor, "n 1 h w"]) -> Tensor:
     """The region, grown by a pixel, as the search networks predict it from the rest."""
-    restorer: Any = detox.restorer
+    assert detox.restorer is not None
+    networks = detox.restorer.of(images)
     parts = zip(images.split(64), region.split(64), strict=True)
-    return torch.cat([(fill(x * 2 - 1, dilate(mask, 1), restorer) + 1) / 2 for x, mask in parts])
+    return torch.cat([(networks.fill(x * 2 - 1, dilate(mask, 1)) + 1) / 2 for x, mask in parts])
 
 
 def rounded(share: Share) -> dict[str, float]:

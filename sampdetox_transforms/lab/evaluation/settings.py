@@ -17,24 +17,25 @@ from sampdetox_transforms.lab.evaluation.behind import answers, planted, rounded
 from sampdetox_transforms.lab.evaluation.study import NO_DEFENSE, Cell, Document, Plan, Study, markdown
 from sampdetox_transforms.lab.metrics import backdoor_shares
 from sampdetox_transforms.lab.victims.public import load_public_victims
+from sampdetox_transforms.method.algorithm1 import Algorithm1
 from sampdetox_transforms.transforms.presets import PRESETS, Preset
 
-SSIM = Preset(map="ssim", data_range=1)
+SSIM = Algorithm1(map="ssim", data_range=1)
 
 PRESET_OF: dict[str, Preset | None] = {
     NO_DEFENSE: None,
-    "stage 1 only, t1=20, DDIM": Preset(t2=0),
-    "stage 1 only, t1=120, DDIM": Preset(t1=120, t2=0),
+    "stage 1 only, t1=20, DDIM": Algorithm1(t2=0),
+    "stage 1 only, t1=120, DDIM": Algorithm1(t1=120, t2=0),
     "DDIM 20/120, SSIM data_range 255, Gaussian": replace(SSIM, window="gaussian", data_range=255),
     "DDIM 20/120, SSIM data_range 255, uniform": replace(SSIM, data_range=255),
     "DDIM 20/120, SSIM data_range 1, Gaussian": replace(SSIM, window="gaussian"),
-    "DDIM 20/120, blurred squared error": Preset(map="squared_error"),
+    "DDIM 20/120, blurred squared error": Algorithm1(map="squared_error"),
     "`paper`": PRESETS["paper"],
     "`paper-linear`": PRESETS["paper-linear"],
     "`authors-code`": PRESETS["authors-code"],
 }
 
-DDPM = tuple(name for name, preset in PRESET_OF.items() if preset is not None and preset.stride == 1)
+DDPM = ("`paper`", "`paper-linear`", "`authors-code`")
 
 DDIM = tuple(name for name in PRESET_OF if name not in DDPM)
 
@@ -43,7 +44,7 @@ MAPS = {
     "SSIM, data_range 1, Gaussian 1.5": replace(SSIM, window="gaussian"),
     "SSIM, data_range 255, uniform 7": replace(SSIM, data_range=255),
     "SSIM, data_range 255, Gaussian 1.5": replace(SSIM, window="gaussian", data_range=255),
-    "blurred squared error": Preset(map="squared_error"),
+    "blurred squared error": Algorithm1(map="squared_error"),
 }
 
 
@@ -80,7 +81,9 @@ def cells(plan: Plan) -> Iterable[Cell]:
             clean = images[labels != victim.target_label]
             assert victim.attack is not None
             triggered = victim.attack(clean)
-            result[victim.name] = auc(alone.explain(triggered).ssim_map, (triggered != clean).any(dim=1, keepdim=True))
+            result[victim.name] = auc(
+                alone.explain(triggered).difference_map, (triggered != clean).any(dim=1, keepdim=True)
+            )
         return result
 
     for name in plan.settings:
@@ -90,8 +93,9 @@ def cells(plan: Plan) -> Iterable[Cell]:
             yield Cell({"map": name}, partial(map_row, name))
 
 
-def auc(score: torch.Tensor, inside: torch.Tensor) -> float:
+def auc(score: torch.Tensor | None, inside: torch.Tensor) -> float:
     """How well a map ranks the pixels inside above the others: the mean area under the curve over the images."""
+    assert score is not None
     score, inside = score.flatten(1), inside.flatten(1)
     rank = score.argsort(dim=1).argsort(dim=1).double() + 1
     positive, total = inside.sum(dim=1), inside.shape[1]

@@ -4,50 +4,69 @@
 "noise instead of fill": located pixels go through the paper's local stage from t2.
 """
 
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from sampdetox_transforms.method.answer import Answer
-from sampdetox_transforms.method.calibration import Calibration
-from sampdetox_transforms.method.noise import SeededNoise
-from sampdetox_transforms.method.restore import SEARCH, purify_and_restore
-from sampdetox_transforms.method.sampdetox import Purified, local_stage
-from sampdetox_transforms.method.samplers import grid
-from sampdetox_transforms.transforms.presets import PRESETS, Preset
-
-
-def noise_located(x0: Tensor, denoiser, schedule, *, restorer, t2: float, stride: float, step, **rest: Any) -> Purified:
-    """``purify_and_restore`` where located pixels are noised to t2 and denoised, not filled."""
-    levels = grid(t2, stride)
-
-    def answer(x: Tensor, mask: Tensor | None = None) -> Answer:
-        if mask is None:
-            return restorer(x)
-        image = local_stage(x, t2 * mask.double(), denoiser, schedule, levels, step, SeededNoise(x, 0))
-        return Answer(image, mask.to(x), torch.zeros(len(x)))  # of a fill nothing but the image is used
-
-    search: Any = answer
-    done = purify_and_restore(x0, denoiser, schedule, restorer=search, t2=t2, stride=stride, step=step, **rest)
-    # calls besides the first search and the diffusions before and after: to fill, to look again (SEARCH), to fill, ...
-    level = done.timestep_map.amax(dim=(1, 2, 3))
-    looked = done.network_calls - (len(grid(rest["t1"], stride)) - 1 + SEARCH) - (level / stride).ceil().long()
-    fills = (looked + SEARCH) // (1 + SEARCH)
-    return replace(done, network_calls=done.network_calls + fills * (len(levels) - 2))
+from sampdetox_transforms.lab.handed import Changed
+from sampdetox_transforms.method.calibration import Calibration, Calibrations
+from sampdetox_transforms.method.checks import step_of
+from sampdetox_transforms.method.noise import SeededNoise, fresh_noise
+from sampdetox_transforms.method.restore import Restore
+from sampdetox_transforms.method.result import Purified
+from sampdetox_transforms.method.sampdetox import local_stage
+from sampdetox_transforms.method.samplers import Denoiser, Noise, grid
+from sampdetox_transforms.method.schedule import Schedule
+from sampdetox_transforms.method.search import SearchNetworks
 
 
 @dataclass(frozen=True, kw_only=True)
-class Variant(Preset):
-    """A preset with other arguments of ``purify_and_restore``, or another function in its place."""
+class Variant(Restore):
+    """``Restore`` whose networks and thresholds are changed where they are handed over.
 
-    run: Any = purify_and_restore
-    changed: dict[str, Any] = field(default_factory=dict)
+    Attributes:
+        margins: other margins of the masks; None for the networks' own.
+        hysteresis: False locates only pixels that are certain.
+        fills: False noises what was located, and denoises it.
+        never: kinds of triggers, "local" and "dense", that are not suspected.
+    """
 
-    def algorithm(self) -> partial:
-        return partial(self.run, **{**super().algorithm().keywords, **self.changed})
+    margins: tuple[int, ...] | None = None
+    hysteresis: bool = True
+    fills: bool = True
+    never: tuple[str, ...] = ()
+
+    def run(
+        self,
+        x0: Tensor,
+        denoiser: Denoiser,
+        schedule: Schedule,
+        *,
+        networks: SearchNetworks,
+        calibrations: Calibrations,
+        noise: Noise = fresh_noise,
+    ) -> Purified:
+        changes: dict[str, Any] = {} if self.margins is None else {"margins": self.margins}
+        if not self.hysteresis:
+            changes["possible"] = networks.certain
+        levels = grid(self.t2, self.stride)
+        if not self.fills:
+            changes["fill"] = lambda x, mask: local_stage(
+                x, self.t2 * mask.double(), denoiser, schedule, levels, step_of(self), SeededNoise(x, 0)
+            )
+        own: Any = Changed(networks, **changes)
+        calibrations = calibrations.having(networks.name, never(calibrations.of(networks), *self.never))
+        done = super().run(x0, denoiser, schedule, networks=own, calibrations=calibrations, noise=noise)
+        return done if self.fills else self.counted(done, networks.calls, len(levels) - 1)
+
+    def counted(self, done: Purified, search: int, calls: int) -> Purified:
+        """With the calls of a local stage for each fill, which ``Restore`` takes for one; of small images."""
+        level = done.timestep_map.amax(dim=(1, 2, 3))
+        before = len(grid(self.t1, self.stride)) - 1 + search
+        looked = done.network_calls - before - (level / self.stride).ceil().long()
+        fills = (looked + search) // (1 + search)  # to fill, to look again, to fill, ...
+        return replace(done, network_calls=done.network_calls + fills * (calls - 1))
 
 
 def never(calibration: Calibration, *kinds: str) -> Calibration:
@@ -59,18 +78,12 @@ def never(calibration: Calibration, *kinds: str) -> Calibration:
     return replace(calibration, **{kind: out_of_reach(getattr(calibration, kind)) for kind in kinds})
 
 
-KEYWORDS = purify_and_restore.__kwdefaults__ or {}
-
-RESTORE = Variant(**asdict(PRESETS["restore"]))
-
 VARIANTS: dict[str, Variant] = {
-    "restore, no search": RESTORE,
-    "restore, no dense answer": replace(RESTORE, changed={"largest": 1.0}),
-    "restore, one look": replace(RESTORE, changed={"margins": (0,)}),
-    "restore, margin of 1 pixel": replace(RESTORE, changed={"margins": (1, 1)}),
-    "restore, no hysteresis": replace(RESTORE, changed={"low": KEYWORDS["seed"]}),
-    "restore, noise instead of fill": replace(RESTORE, run=noise_located),
-    "restore, no estimate": replace(RESTORE, changed={"estimate": False}),
+    "restore, no search": Variant(never=("local", "dense")),
+    "restore, no dense answer": Variant(largest=1.0, never=("dense",)),
+    "restore, one look": Variant(looks=1),
+    "restore, margin of 1 pixel": Variant(margins=(1, 1)),
+    "restore, no hysteresis": Variant(hysteresis=False),
+    "restore, noise instead of fill": Variant(fills=False),
+    "restore, no estimate": Variant(gain=0.0),
 }
-
-NEVER = {"restore, no search": ("local", "dense"), "restore, no dense answer": ("dense",)}
