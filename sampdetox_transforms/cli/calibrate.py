@@ -25,7 +25,7 @@ from sampdetox_transforms.cli.shared import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sampdetox_transforms.method.calibration import Calibration
+    from sampdetox_transforms.method.calibration import Calibrations
 
 
 NOTES = """\
@@ -65,22 +65,25 @@ def calibrate(
     check_json(out, "Call it thresholds.json, say.")
     check_enough(len(pictures), false_alarm_rate, folder)
     detox = make_detox(weights=weights, restorer=restorer, dtype=dtype, device=device)
+    data = "/".join(folder.resolve().parts[-2:])
     try:
         batched = read_batches(pictures, failures, max_pixels, quiet)
-        found = detox.calibrate(batched, false_alarm_rate=false_alarm_rate, data="/".join(folder.resolve().parts[-2:]))
+        found = detox.calibrate(batched, false_alarm_rate=false_alarm_rate, data=data)
     finally:
         for failure in failures:
             print(f"sampdetox: failed: {printable(failure)}", file=sys.stderr)
     write(out, found)
-    local, dense = found.thresholds
+    measured = [part for part in vars(found).values() if part is not None and part.data == data]
+    local, dense = measured[0].thresholds
+    count = sum(part.images for part in measured)
     if as_json:
-        about: dict[str, Any] = {"out": out, "images": found.images, "data": found.data}
+        about: dict[str, Any] = {"out": out, "images": count, "data": data}
         failed = [{"picture": str(failure.source), "reason": failure.reason} for failure in failures]
         thresholds = {"local": local, "dense": dense}
         say_json({**about, "false_alarm_rate": found.false_alarm_rate, "thresholds": thresholds, "failed": failed})
     else:
         failed = f", failed {len(failures)}" if failures else ""
-        say(f"measured {found.images} clean pictures{failed}; thresholds in {out}", quiet=quiet)
+        say(f"measured {count} clean pictures{failed}; thresholds in {out}", quiet=quiet)
         say(f"local triggers from a logit of {local:.3f} on, dense ones from {dense:.3f} on", quiet=quiet)
     return 1 if failures else 0
 
@@ -118,14 +121,9 @@ def read_batches(pictures: Sequence[Path], failures: list[Failure], max_pixels: 
             bar.update(len(batch))
 
 
-def write(out: Path, calibration: "Calibration") -> None:
+def write(out: Path, calibrations: "Calibrations") -> None:
     """Write the thresholds, whole or not at all."""
-    from sampdetox_transforms._common import write_atomically
+    from sampdetox_transforms.networks.restorer_files import save_calibrations
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, lambda path: save_calibration(path, calibration))
-
-
-def save_calibration(path: Path, calibration: "Calibration") -> None:
-    """Becomes an import: ``from sampdetox_transforms.networks.restorer_files import save_calibration``."""
-    calibration.save(path)
+    save_calibrations(out, calibrations)

@@ -103,12 +103,12 @@ def measure(detox: "SampDetox", pixels: "Tensor", explained: "Explanation") -> d
     levels, unit = explained.timestep_map, 1 if pixels.is_floating_point() else 255
     change = (explained.image.double() - pixels.double()).abs().mean().item() * 255 / unit
     searched = {}
-    if explained.mask is not None and explained.false_alarm_rate is not None and detox.calibration is not None:
-        rate = float(explained.false_alarm_rate)
+    if explained.found is not None and detox.calibration is not None:
+        rate = float(explained.found.p_value)
         searched = {
             "clean_pictures_as_suspicious": rate,
             "treated": rate < detox.calibration.false_alarm_rate,
-            "filled": explained.mask.double().mean().item(),
+            "filled": explained.found.mask.double().mean().item(),
         }
     return {
         **searched,

@@ -93,7 +93,9 @@ def check_sample(flat_inputs: list[Any], normalisation: Normalisation | None) ->
     for image in images:
         check_image(image, normalisation)
     for other in others:
-        if other.ndim > 2 and other.shape[-3] == 3 and (other.dtype == torch.uint8 or other.is_floating_point()):
+        if other.is_nested or other.ndim < 3:
+            continue
+        if other.shape[-3] == 3 and (other.dtype == torch.uint8 or other.is_floating_point()):
             raise ValueError(
                 "only the first pure tensor of a sample is taken for an image (torchvision's rule), got a second "
                 f"one of shape {tuple(other.shape)}. Stack the images, or wrap each in tv_tensors.Image."

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sampdetox_transforms.method.search_scale import enlarge, shrink
+from sampdetox_transforms.method.search import enlarge, shrink
 
 LEAST_IMAGES = 8
 
@@ -39,9 +39,10 @@ def fill_by(detox: Any) -> Fill | None:
 
     def fill(images: Tensor, mask: Tensor) -> Tensor:
         x = images.float() * 2 - 1
-        small = shrink(x)
-        hidden = mask if small.shape == x.shape else shrink(mask.float()) > 0
-        filled = torch.where(hidden, restorer(small, hidden).image.clamp(-1, 1), small)
+        networks = restorer.of(x)
+        small = shrink(x, networks)
+        hidden = mask if small.shape == x.shape else shrink(mask.float(), networks) > 0
+        filled = networks.fill(small, hidden)
         return ((torch.where(mask, enlarge(x, small, filled, hidden), x) + 1) / 2).to(images.dtype)
 
     return fill

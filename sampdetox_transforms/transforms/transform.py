@@ -5,6 +5,7 @@ Devices, seeds, batches and weights are here; kinds and ranges of images are in 
 """
 
 import copy
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -47,6 +48,7 @@ from sampdetox_transforms.transforms.presets import DEFAULT, Preset, get_preset
 
 CPU = torch.device("cpu")
 PASS: ContextVar[int] = ContextVar("pass_index", default=0)
+TOLD: ContextVar[list[Explanation] | None] = ContextVar("told", default=None)
 
 
 class SampDetox(v2.Transform):
@@ -136,7 +138,8 @@ class SampDetox(v2.Transform):
         self.restorer: Restorers | None = None
         self.calibration: Calibrations | None = None
         if searches:
-            self.restorer, self.calibration = find_restorers(weights, restorer, calibration)
+            networks, self.calibration = find_restorers(weights, restorer, calibration)
+            self.restorer = copy.deepcopy(networks) if networks is restorer else networks  # as the denoiser
         self._set_precision(fastest_dtype(denoiser.device or CPU) if self._fastest else dtype)
         if target is not None:
             self.to(target)
@@ -149,14 +152,16 @@ class SampDetox(v2.Transform):
     def extra_repr(self) -> str:
         return ""
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """The thresholds, as part of ``state_dict``."""
-        return {} if self.calibration is None else {"calibration": asdict(self.calibration)}
+    def get_extra_state(self) -> Tensor:
+        """The thresholds, as part of ``state_dict``: JSON as bytes in a tensor, which every format of weights keeps."""
+        text = "" if self.calibration is None else json.dumps(asdict(self.calibration))
+        return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Thresholds that ``state_dict`` held."""
-        if "calibration" in state:
-            self.calibration = Calibrations.of_dict(state["calibration"])
+    def set_extra_state(self, state: Tensor) -> None:
+        """Thresholds that ``state_dict`` held; none leaves those that are here."""
+        text = bytes(state.tolist()).decode()
+        if text:
+            self.calibration = Calibrations.of_dict(json.loads(text))
 
     def _set_precision(self, dtype: torch.dtype | None) -> None:
         self.denoiser.set_precision(dtype)
@@ -185,6 +190,10 @@ class SampDetox(v2.Transform):
         """
         if not isinstance(inpt, IMAGE_TYPES) and not is_pure_tensor(inpt):
             return inpt
+        told = TOLD.get()
+        if told is not None:
+            told.append(self._explain(inpt))
+            return told[-1].image
         tensor, x0 = self._core_images(inpt)
         results = [self._purify(chunk).image for chunk in x0.split(self.batch_size) if len(chunk)]
         return from_core(torch.cat(results) if results else x0, self.normalisation, inpt, tensor)
@@ -280,3 +289,14 @@ def in_pass(pass_index: int) -> Iterator[None]:
         yield
     finally:
         PASS.reset(token)
+
+
+@contextmanager
+def telling() -> Iterator[list[Explanation]]:
+    """Within it, calls note what they did in the list: ``explain`` for who calls the module, so that its hooks fire."""
+    told: list[Explanation] = []
+    token = TOLD.set(told)
+    try:
+        yield told
+    finally:
+        TOLD.reset(token)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sampdetox_transforms.transforms.checks import as_whole, check_not_traced
 from sampdetox_transforms.transforms.images import check_normalisation
-from sampdetox_transforms.transforms.transform import SampDetox, in_pass
+from sampdetox_transforms.transforms.transform import SampDetox, in_pass, telling
 
 
 class DetoxWrapper(nn.Module):
@@ -84,9 +84,11 @@ class DetoxWrapper(nn.Module):
         outputs, p_value = [], None
         for index in range(self.passes):
             if self.return_suspicion and index == 0:
-                explained = self.detox.explain(images)
-                assert explained.found is not None  # checked above
-                purified, p_value = explained.image, explained.found.p_value
+                with telling() as told:
+                    purified = self.detox(images)
+                found = told[0].found
+                assert found is not None  # checked above
+                p_value = found.p_value
             else:
                 with in_pass(index):
                     purified = self.detox(images)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from contract import pixels
 from safetensors.torch import load_file
-from sampdetox_transforms.method.answer import Answer
 from samples import CALIBRATION as CALIBRATION_OF_FAKES
 from samples import Killed, seeded
 from torchvision.transforms.v2 import functional
 
 from sampdetox_transforms import SampDetox, load_denoiser
+from sampdetox_transforms.method.search import Answer
 from sampdetox_transforms.networks import restorer as networks
 from sampdetox_transforms.networks.restorer import Restorer, RestorerConfig, Specialists
 from sampdetox_transforms.networks.restorer_files import CALIBRATION, RESTORER, load_restorer

@@ -61,7 +61,7 @@ def write_report(report: Path, rows: Sequence[Row], about: Sequence[str], skippe
 # CSV
 
 COLUMNS = (
-    *("source", "result", "false_alarm_rate", "suspicion", "treated", "mask_share", "left", "top", "right", "bottom"),
+    *("source", "result", "p_value", "treated", "mask_share", "left", "top", "right", "bottom"),
     *("network_calls", "largest_change", "mean_change", "failure"),
 )
 
@@ -78,7 +78,7 @@ def render_csv(rows: Iterable[Row]) -> str:
         treated = None if row.treated is None else "yes" if row.treated else "no"
         writer.writerow(
             (
-                *(safe_path(row.source), safe_path(row.result), row.false_alarm_rate, row.suspicion, treated),
+                *(safe_path(row.source), safe_path(row.result), row.p_value, treated),
                 *(row.mask_share, *(row.box or (None,) * 4)),
                 *(row.network_calls, row.largest_change, row.mean_change, row.failure),
             )

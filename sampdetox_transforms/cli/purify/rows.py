@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sampdetox_transforms.cli.purify.run import Note
 from sampdetox_transforms.cli.purify.thumbnails import draw
@@ -12,7 +12,7 @@ from sampdetox_transforms.cli.purify.tree import Failure, Job
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sampdetox_transforms.method.calibration import Calibration
+    from sampdetox_transforms.method.calibration import Calibrations
     from sampdetox_transforms.transforms.explanation import Explanation
 
 SHOWN = 200  # rows of an HTML report that have pictures, so that neither it nor the memory grows without end
@@ -26,7 +26,7 @@ class Row:
 
     Attributes:
         source, result: the file, and that of the result.
-        false_alarm_rate, suspicion: as in ``Explanation``.
+        p_value: the share of clean images that look at least as suspicious.
         treated: whether the rate is below the calibration's.
         mask_share: the share of the pixels in the mask.
         box: left, top, right, bottom of the mask in pixels, right and bottom exclusive; None for an empty mask.
@@ -38,8 +38,7 @@ class Row:
 
     source: Path
     result: Path | None = None
-    false_alarm_rate: float | None = None
-    suspicion: float | None = None
+    p_value: float | None = None
     treated: bool | None = None
     mask_share: float | None = None
     box: tuple[int, int, int, int] | None = None
@@ -53,7 +52,7 @@ class Row:
 # From explanations to rows
 
 
-def collect(rows: list[Row], calibration: "Calibration | None", *, pictures: bool) -> Note:
+def collect(rows: list[Row], calibration: "Calibrations | None", *, pictures: bool) -> Note:
     """What ``purify_pictures`` tells of each batch, and ``rows`` grows by; few of them keep their small pictures."""
     rate = None if calibration is None else calibration.false_alarm_rate
 
@@ -72,7 +71,12 @@ def pick(explained: "Explanation", index: int) -> "Explanation":
     """What an explanation of a batch says of one of its images."""
     from torch import Tensor
 
-    parts = {name: value[index] if isinstance(value, Tensor) else value for name, value in vars(explained).items()}
+    def part(value: Any) -> Any:
+        return value[index] if isinstance(value, Tensor) else value
+
+    parts = {name: part(value) for name, value in vars(explained).items()}
+    if explained.found is not None:
+        parts["found"] = replace(explained.found, **{name: part(v) for name, v in vars(explained.found).items()})
     return replace(explained, **parts)
 
 
@@ -98,16 +102,15 @@ def describe_result(
         mean_change=change.mean().item(),
         pictures=draw(pixels, explained) if pictures else (),
     )
-    if explained.mask is None or explained.false_alarm_rate is None or explained.suspicion is None or rate is None:
+    if explained.found is None or rate is None:
         return row
-    found = explained.false_alarm_rate.item()
+    p_value, mask = explained.found.p_value.item(), explained.found.mask
     return replace(
         row,
-        false_alarm_rate=found,
-        suspicion=explained.suspicion.item(),
-        treated=found < rate,
-        mask_share=explained.mask.double().mean().item(),
-        box=bounding_box(explained.mask[0]),
+        p_value=p_value,
+        treated=p_value < rate,
+        mask_share=mask.double().mean().item(),
+        box=bounding_box(mask[0]),
     )
 
 
@@ -135,8 +138,7 @@ def most_suspicious(rows: Iterable[Row]) -> list[Row]:
     """Rows by how suspicious they are; then those without a search, and those that failed, each in their order."""
 
     def key(row: Row) -> tuple:
-        found = row.false_alarm_rate is not None and row.suspicion is not None
-        return (bool(row.failure), not found, row.false_alarm_rate or 0.0, -(row.suspicion or 0.0))
+        return (bool(row.failure), row.p_value is None, row.p_value or 0.0)
 
     return sorted(rows, key=key)
 
@@ -197,6 +199,6 @@ class Changes:
 def share_beyond(explained: "Explanation", t1: float) -> "Tensor":
     """(n,), the share of the pixels of each image that are in the mask, or at a level above ``t1``."""
     changed = explained.timestep_map > t1
-    if explained.mask is not None:
-        changed = changed | explained.mask
+    if explained.found is not None:
+        changed = changed | explained.found.mask
     return changed.double().mean(dim=(-3, -2, -1))

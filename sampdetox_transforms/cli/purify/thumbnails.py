@@ -18,7 +18,11 @@ MARK = (255, 0, 255)  # of masked pixels
 def draw(pixels: "Tensor", explained: "Explanation") -> tuple[bytes, bytes, bytes]:
     """PNG files of at most ``SIDE`` pixels: the original, the mask over it (else the map), the result."""
     before, after = shrink(as_bytes(pixels)), shrink(as_bytes(explained.image))
-    where = stretch(shrink(explained.ssim_map)) if explained.mask is None else overlay(before, explained.mask)
+    if explained.found is not None:
+        where = overlay(before, explained.found.mask)
+    else:
+        assert explained.difference_map is not None  # what does not search has a map
+        where = stretch(shrink(explained.difference_map))
     return encode(before), encode(where), encode(after)
 
 

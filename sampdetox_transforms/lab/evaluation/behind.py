@@ -51,8 +51,8 @@ def treat(detox: SampDetox | None, images: Float[Tensor, "n 3 h w"], batch_size:
     masks = [part.found.mask for part in parts if part.found is not None]
     if not masks:
         return Treated(result, calls, ms)
-    flagged = torch.cat([part.timestep_map for part in parts]).flatten(1).amax(dim=1) > 0  # others keep level 0
-    return Treated(result, calls, ms, flagged, torch.cat(masks))
+    mask, level = torch.cat(masks), torch.cat([part.timestep_map for part in parts])
+    return Treated(result, calls, ms, mask.flatten(1).any(1) | (level.flatten(1) > 0).any(1), mask)
 
 
 def planted(victim: Victim, images: Float[Tensor, "n 3 h w"], labels: Int[Tensor, " n"]) -> CleanAndTriggered:
@@ -110,10 +110,9 @@ def victim_row(
 
 def filled(detox: SampDetox, images: Float[Tensor, "n 3 h w"], region: Bool[Tensor, "n 1 h w"]) -> Tensor:
     """The region, grown by a pixel, as the search networks predict it from the rest."""
-    assert detox.restorer is not None
-    networks = detox.restorer.of(images)
+    restorer: Any = detox.restorer
     parts = zip(images.split(64), region.split(64), strict=True)
-    return torch.cat([(networks.fill(x * 2 - 1, dilate(mask, 1)) + 1) / 2 for x, mask in parts])
+    return torch.cat([(restorer.small.fill(x * 2 - 1, dilate(mask, 1)) + 1) / 2 for x, mask in parts])
 
 
 def rounded(share: Share) -> dict[str, float]:

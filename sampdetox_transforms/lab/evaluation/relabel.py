@@ -46,7 +46,6 @@ from sampdetox_transforms.lab.victims.config import CLASSIFIER, POISONING, Victi
 from sampdetox_transforms.lab.victims.poisoned import image_folder
 from sampdetox_transforms.lab.victims.training import fit, new_classifier
 from sampdetox_transforms.lab.victims.victim import Victim, load_victim
-from sampdetox_transforms.method.restore import Restore
 from sampdetox_transforms.training.state import STATE
 from sampdetox_transforms.transforms.presets import PRESETS
 from sampdetox_transforms.transforms.transform import SampDetox
@@ -61,7 +60,7 @@ def cells(plan: Plan) -> Iterable[Cell]:
     options = plan.options
     check_choice("relabel", options["relabel"], RULES)
     check_choice("preset", options["preset"], tuple(PRESETS))
-    if options["relabel"] == "flagged" and not isinstance(PRESETS[options["preset"]], Restore):
+    if options["relabel"] == "flagged" and options["preset"] != "restore":
         raise ValueError(
             f"relabel 'flagged' needs a preset that searches, got {options['preset']}. Take restore, or relabel 'all'."
         )

@@ -21,7 +21,7 @@ from sampdetox_transforms.lab.data import CLASSES, HELD_OUT, data_path, drawn, g
 from sampdetox_transforms.lab.evaluation.behind import answers, planted, treat, value, victim_row
 from sampdetox_transforms.lab.evaluation.measure import CleanAndTriggered
 from sampdetox_transforms.lab.evaluation.study import NO_DEFENSE, Cell, Document, Plan, Study, markdown
-from sampdetox_transforms.lab.evaluation.variants import VARIANTS
+from sampdetox_transforms.lab.evaluation.variants import NEVER, VARIANTS, never
 from sampdetox_transforms.lab.victims.patches import patch_victims
 from sampdetox_transforms.lab.victims.poisoned import image_folder
 from sampdetox_transforms.lab.victims.public import load_public_victims
@@ -106,6 +106,8 @@ def build(setting: str, plan: Plan) -> SampDetox | None:
         return None
     preset = VARIANTS.get(setting, setting.split(",")[0])
     detox = plan.detox(preset)
+    if detox.calibration is not None:
+        detox.calibration = never(detox.calibration, *NEVER.get(setting, ()))
     if setting == CALIBRATED:
         images = plan.options["images"]
         clean = held_out_images(images, plan.data, whole=bool(plan.options["victims"]))

@@ -1,15 +1,15 @@
-"""Preset ``restore`` with one part taken out: the columns of its ablation.
+"""The default with one part taken out: the columns of its ablation.
 
 "no search": stage 1 alone. "no dense answer": nothing is taken for a dense trigger, and masks of any size are filled.
 "noise instead of fill": located pixels go through the paper's local stage from t2.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sampdetox_transforms.lab.handed import Changed
 from sampdetox_transforms.method.calibration import Calibration, Calibrations
 from sampdetox_transforms.method.checks import step_of
 from sampdetox_transforms.method.noise import SeededNoise, fresh_noise
@@ -21,25 +21,33 @@ from sampdetox_transforms.method.schedule import Schedule
 from sampdetox_transforms.method.search import SearchNetworks
 
 
+class Changed:
+    """Search networks with some attributes or methods of their own."""
+
+    def __init__(self, networks: SearchNetworks, **changes: Any):
+        self._networks, self._changes = networks, changes
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("_networks", "_changes"):  # not set yet, as in a copy that is being made
+            raise AttributeError(name)
+        return self._changes[name] if name in self._changes else getattr(self._networks, name)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Variant(Restore):
-    """``Restore`` whose networks and thresholds are changed where they are handed over.
+    """``Restore`` with networks that are read or asked otherwise.
 
     Attributes:
-        margins: other margins of the masks; None for the networks' own.
-        hysteresis: False locates only pixels that are certain.
-        fills: False noises what was located, and denoises it.
-        never: kinds of triggers, "local" and "dense", that are not suspected.
+        read: attributes of the networks in place of their own; "certain" for ``possible`` means their own ``certain``.
+        noised: noise located pixels to t2 and denoise them, instead of filling them.
     """
 
-    margins: tuple[int, ...] | None = None
-    hysteresis: bool = True
-    fills: bool = True
-    never: tuple[str, ...] = ()
+    read: dict[str, Any] = field(default_factory=dict)
+    noised: bool = False
 
     def run(
         self,
-        x0: Tensor,
+        x0: Float[Tensor, "b c h w"],
         denoiser: Denoiser,
         schedule: Schedule,
         *,
@@ -47,43 +55,49 @@ class Variant(Restore):
         calibrations: Calibrations,
         noise: Noise = fresh_noise,
     ) -> Purified:
-        changes: dict[str, Any] = {} if self.margins is None else {"margins": self.margins}
-        if not self.hysteresis:
-            changes["possible"] = networks.certain
+        """As ``Restore.run``."""
+        changes = {k: networks.certain if v == "certain" else v for k, v in self.read.items()}
         levels = grid(self.t2, self.stride)
-        if not self.fills:
-            changes["fill"] = lambda x, mask: local_stage(
-                x, self.t2 * mask.double(), denoiser, schedule, levels, step_of(self), SeededNoise(x, 0)
-            )
-        own: Any = Changed(networks, **changes)
-        calibrations = calibrations.having(networks.name, never(calibrations.of(networks), *self.never))
-        done = super().run(x0, denoiser, schedule, networks=own, calibrations=calibrations, noise=noise)
-        return done if self.fills else self.counted(done, networks.calls, len(levels) - 1)
 
-    def counted(self, done: Purified, search: int, calls: int) -> Purified:
-        """With the calls of a local stage for each fill, which ``Restore`` takes for one; of small images."""
+        def fill(x: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b 1 h w"]) -> Float[Tensor, "b c h w"]:
+            map_ = self.t2 * mask.double()
+            return local_stage(x, map_, denoiser, schedule, levels, step_of(self), SeededNoise(x, 0))
+
+        changes |= {"fill": fill} if self.noised else {}
+        other: Any = Changed(networks, **changes)
+        done = super().run(x0, denoiser, schedule, networks=other, calibrations=calibrations, noise=noise)
+        if not self.noised:
+            return done
+        # calls besides the first search and the diffusions: to fill, to look again, to fill, ...
         level = done.timestep_map.amax(dim=(1, 2, 3))
-        before = len(grid(self.t1, self.stride)) - 1 + search
-        looked = done.network_calls - before - (level / self.stride).ceil().long()
-        fills = (looked + search) // (1 + search)  # to fill, to look again, to fill, ...
-        return replace(done, network_calls=done.network_calls + fills * (calls - 1))
+        looked = done.network_calls - (len(grid(self.t1, self.stride)) - 1 + networks.calls)
+        looked = looked - (level / self.stride).ceil().long()
+        filled = (looked + networks.calls) // (1 + networks.calls)
+        return replace(done, network_calls=done.network_calls + filled * (len(levels) - 2))
 
 
-def never(calibration: Calibration, *kinds: str) -> Calibration:
+def never(calibrations: Calibrations, *kinds: str) -> Calibrations:
     """The same where no image is suspected enough of these kinds of triggers; the lower values stay."""
 
     def out_of_reach(values: tuple[float, ...]) -> tuple[float, ...]:
         return tuple(v + 1e9 * (i > 0.95 * (len(values) - 1)) for i, v in enumerate(values))
 
-    return replace(calibration, **{kind: out_of_reach(getattr(calibration, kind)) for kind in kinds})
+    def silent(calibration: Calibration | None) -> Calibration | None:
+        return calibration and replace(
+            calibration, **{kind: out_of_reach(getattr(calibration, kind)) for kind in kinds}
+        )
+
+    return Calibrations(silent(calibrations.small), silent(calibrations.large))
 
 
 VARIANTS: dict[str, Variant] = {
-    "restore, no search": Variant(never=("local", "dense")),
-    "restore, no dense answer": Variant(largest=1.0, never=("dense",)),
+    "restore, no search": Variant(),
+    "restore, no dense answer": Variant(largest=1.0),
     "restore, one look": Variant(looks=1),
-    "restore, margin of 1 pixel": Variant(margins=(1, 1)),
-    "restore, no hysteresis": Variant(hysteresis=False),
-    "restore, noise instead of fill": Variant(fills=False),
-    "restore, no estimate": Variant(gain=0.0),
+    "restore, margin of 1 pixel": Variant(read={"margins": (1, 1)}),
+    "restore, no hysteresis": Variant(read={"possible": "certain"}),
+    "restore, noise instead of fill": Variant(noised=True),
+    "restore, no estimate": Variant(gain=0),
 }
+
+NEVER = {"restore, no search": ("local", "dense"), "restore, no dense answer": ("dense",)}

@@ -4,7 +4,6 @@ import copy
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,15 +13,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sampdetox_transforms.lab.handed import Changed
 from sampdetox_transforms.lab.speed.clocks import Stopwatch, TimedNoise, clock, time_runs
 from sampdetox_transforms.lab.speed.table import PARTS, BatchSpeed, DefendedSpeed
 from sampdetox_transforms.method.algorithm1 import Algorithm1
 from sampdetox_transforms.method.noise import fresh_noise
 from sampdetox_transforms.method.sampdetox import on_schedule
-from sampdetox_transforms.method.schedule import Schedule
 from sampdetox_transforms.networks.denoiser import Denoiser
-from sampdetox_transforms.transforms.images import to_core
 from sampdetox_transforms.transforms.transform import SampDetox
 
 MATMUL_SIZE = {"cpu": 1024, "cuda": 8192}
@@ -123,43 +119,50 @@ def measure_parts(detox: SampDetox, images: Float[Tensor, "b c h w"], repeats: i
 
     The algorithm is run beside the transform, with networks, map and noise that have clocks.
     """
-    watch, x0 = Stopwatch(images.device), to_core(images, None, detox.denoiser.channels)
-    settings, search = timed_settings(detox, watch), timed_search(detox, watch, x0)
+    watch, x0 = Stopwatch(images.device), core_images(detox, images)
+    algorithm, search = timed_algorithm(detox, watch), timed_search(detox, watch, images)
     denoiser = on_schedule(watch.timed("network", detox.denoiser), detox.denoiser.schedule, detox.schedule)
     noise = TimedNoise(fresh_noise, watch)
     with torch.no_grad():
-        settings.run(x0, denoiser, detox.schedule, noise=noise, **search)  # warm-up
+        algorithm(x0, denoiser, detox.schedule, noise=noise, **search)  # warm-up
         watch.seconds.clear()
         started = clock(images.device)
         for _ in range(repeats):
-            settings.run(x0, denoiser, detox.schedule, noise=noise, **search)
+            algorithm(x0, denoiser, detox.schedule, noise=noise, **search)
         inside = (clock(images.device) - started) / repeats
     known = {name: watch.seconds[name] / repeats for name in PARTS[:-1]}
     whole = median(time_runs(lambda: detox(images), images.device, repeats))
     return {**known, "rest": inside - sum(known.values()) + max(whole - inside, 0.0)}
 
 
-def timed_settings(detox: SampDetox, watch: Stopwatch) -> Any:
-    """The settings, or for Algorithm 1 the same with a map that has a clock."""
-    if not isinstance(detox.settings, Algorithm1):
-        return detox.settings
-    settings = replace(detox.settings)
-    object.__setattr__(settings, "difference", watch.timed("SSIM map", settings.difference))  # of this copy alone
-    return settings
+def timed_algorithm(detox: SampDetox, watch: Stopwatch) -> Callable[..., Any]:
+    """The algorithm of a transform's settings, with a map that has a clock, where it takes one."""
+    settings = detox.settings
+    if not isinstance(settings, Algorithm1):
+        return settings.run
+    timed = copy.copy(settings)
+    object.__setattr__(timed, "difference", watch.timed("SSIM map", settings.difference))
+    return timed.run
 
 
-def timed_search(detox: SampDetox, watch: Stopwatch, x0: Tensor) -> dict[str, Any]:
-    """What the algorithm is handed of a search, with networks that have clocks; nothing for one without."""
+def timed_search(detox: SampDetox, watch: Stopwatch, images: Tensor) -> dict[str, Any]:
+    """What the algorithm takes of a search, with networks that have clocks; nothing for one without."""
     if detox.restorer is None:
         return {}
-    networks = detox.restorer.of(x0)
-    clocks = {name: watch.timed("network", getattr(networks, name)) for name in ("look", "estimate", "fill")}
+    networks = copy.copy(detox.restorer.of(images))
+    own = networks.denoiser(detox.schedule)
+    if own is not None:  # large images have a denoiser of their own
+        timed = watch.timed("network", own)
+        object.__setattr__(networks, "denoiser", lambda schedule: timed)
+    for name in ("look", "estimate", "fill"):
+        object.__setattr__(networks, name, watch.timed("network", getattr(networks, name)))
+    return {"networks": networks, "calibrations": detox.calibration}
 
-    def denoiser(schedule: Schedule) -> Any:
-        own = networks.denoiser(schedule)
-        return None if own is None else watch.timed("network", own)
 
-    return {"networks": Changed(networks, **clocks, denoiser=denoiser), "calibrations": detox.calibration}
+def core_images(detox: SampDetox, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "n k h w"]:
+    """Images in [-1, 1] with the network's channels: a grey network gets one colour after the other."""
+    x, wanted = images.float() * 2 - 1, detox.denoiser.channels
+    return x.flatten(0, 1)[:, None] if x.shape[1] > wanted else x.expand(-1, wanted, -1, -1)
 
 
 def measure_defended(
