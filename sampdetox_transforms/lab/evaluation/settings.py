@@ -35,7 +35,7 @@ PRESET_OF: dict[str, Preset | None] = {
     "`authors-code`": PRESETS["authors-code"],
 }
 
-DDPM = ("`paper`", "`paper-linear`", "`authors-code`")
+DDPM = tuple(name for name, preset in PRESET_OF.items() if preset is not None and getattr(preset, "stride", 1) == 1)
 
 DDIM = tuple(name for name in PRESET_OF if name not in DDPM)
 
@@ -93,9 +93,8 @@ def cells(plan: Plan) -> Iterable[Cell]:
             yield Cell({"map": name}, partial(map_row, name))
 
 
-def auc(score: torch.Tensor | None, inside: torch.Tensor) -> float:
+def auc(score: torch.Tensor, inside: torch.Tensor) -> float:
     """How well a map ranks the pixels inside above the others: the mean area under the curve over the images."""
-    assert score is not None
     score, inside = score.flatten(1), inside.flatten(1)
     rank = score.argsort(dim=1).argsort(dim=1).double() + 1
     positive, total = inside.sum(dim=1), inside.shape[1]
