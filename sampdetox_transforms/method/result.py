@@ -20,10 +20,10 @@ class Found:
         p_value: (b,), float64, the share of clean images that look at least as suspicious, of both kinds of trigger.
     """
 
-    probability: Float[Tensor, "b 1 h w"]
-    mask: Bool[Tensor, "b 1 h w"]
-    dense: Bool[Tensor, " b"]
-    p_value: Float[Tensor, " b"]
+    probability: Float[Tensor, "*b 1 h w"]
+    mask: Bool[Tensor, "*b 1 h w"]
+    dense: Bool[Tensor, "*b"]
+    p_value: Float[Tensor, "*b"]
 
 
 @dataclass(frozen=True)

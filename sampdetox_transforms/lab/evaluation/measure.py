@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
@@ -24,7 +24,7 @@ class CleanAndTriggered:
 
     clean: Images
     labels: Int[Tensor, " n"]
-    triggered: Images | None = None
+    triggered: Float[Tensor, "m c h w"] | None = None
     targets: Int[Tensor, " m"] | None = None
     attacker_labels: Int[Tensor, " m"] | None = None
     second_targets: Int[Tensor, " m"] | None = None  # of the composite attack, whose images show two classes

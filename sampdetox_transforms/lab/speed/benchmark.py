@@ -5,8 +5,8 @@ of their own. On CUDA every clock waits for the device.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
-from jaxtyping import Float
 from torch import Tensor
 
 from sampdetox_transforms._common import check_choice
@@ -31,7 +31,7 @@ from sampdetox_transforms.transforms.transform import SampDetox
 
 def benchmark(
     detox: SampDetox,
-    images: Float[Tensor, "n c h w"],
+    images: Tensor,
     *,
     batch_sizes: Sequence[int] = (1, 8, 64),
     repeats: int = 5,
@@ -46,7 +46,7 @@ def benchmark(
 
     Args:
         detox: with the network on the device, and in the dtype, to measure.
-        images: in [0, 1]; they are repeated where a batch is larger.
+        images: (n, c, h, w) in [0, 1]; they are repeated where a batch is larger.
         naive_images: how many to purify with the authors' loop; 0 leaves it out.
         naive_every: which of its levels to walk; 1 walks all, 10 every tenth, the others being extrapolated.
         classifier: a name of ``classifiers.CLASSIFIERS``, with random weights.
@@ -97,10 +97,9 @@ def benchmark(
         progress("authors' loop")
         fastest = max(batches, key=lambda batch: batch.images_per_second)
         naive = measure_naive(detox, batch_of(images, naive_images), fastest, every=naive_every)
-    s = detox.settings
     settings = {
         "weights": detox.denoiser.source,
-        **{name: getattr(s, name) for name in ("t1", "t2", "sampler", "stride", "map", "window", "data_range")},
+        **asdict(detox.settings),
         "dtype": str(detox.denoiser.dtype).removeprefix("torch."),
         "image_shape": list(images.shape[1:]),
         "repeats": repeats,

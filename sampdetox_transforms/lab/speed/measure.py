@@ -120,7 +120,7 @@ def measure_parts(detox: SampDetox, images: Float[Tensor, "b c h w"], repeats: i
     The algorithm is run beside the transform, with networks, map and noise that have clocks.
     """
     watch, x0 = Stopwatch(images.device), core_images(detox, images)
-    algorithm, search = timed_algorithm(detox, watch), timed_search(detox, watch)
+    algorithm, search = timed_algorithm(detox, watch), timed_search(detox, watch, images)
     denoiser = on_schedule(watch.timed("network", detox.denoiser), detox.denoiser.schedule, detox.schedule)
     noise = TimedNoise(fresh_noise, watch)
     with torch.no_grad():
@@ -145,11 +145,15 @@ def timed_algorithm(detox: SampDetox, watch: Stopwatch) -> Callable[..., Any]:
     return timed.run
 
 
-def timed_search(detox: SampDetox, watch: Stopwatch) -> dict[str, Any]:
+def timed_search(detox: SampDetox, watch: Stopwatch, images: Tensor) -> dict[str, Any]:
     """What the algorithm takes of a search, with networks that have clocks; nothing for one without."""
     if detox.restorer is None:
         return {}
-    networks = copy.copy(detox.restorer.small)
+    networks = copy.copy(detox.restorer.of(images))
+    own = networks.denoiser(detox.schedule)
+    if own is not None:  # large images have a denoiser of their own
+        timed = watch.timed("network", own)
+        object.__setattr__(networks, "denoiser", lambda schedule: timed)
     for name in ("look", "estimate", "fill"):
         object.__setattr__(networks, name, watch.timed("network", getattr(networks, name)))
     return {"networks": networks, "calibrations": detox.calibration}

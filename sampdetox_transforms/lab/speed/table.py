@@ -139,9 +139,10 @@ def render(result: Benchmark) -> str:
             f"{n.seconds_per_image:.3g} s an image, {n.ratio:.4g} times as long as batch size {n.batch_size}; with the "
             f"paper's levels of 20 and 120: {n.paper_seconds_per_image:.3g} s, {n.paper_ratio:.4g} times."
         )
+    walk = f"{s['sampler']}, stride {s['stride']}, " if "sampler" in s else ""  # of every level otherwise
     shape = "x".join(map(str, s["image_shape"]))
     facts.append(
-        f"Weights `{s['weights']}`, t1={s['t1']}, t2={s['t2']}, {s['sampler']}, stride {s['stride']}, {s['dtype']}, "
+        f"Weights `{s['weights']}`, t1={s['t1']}, t2={s['t2']}, {walk}{s['dtype']}, "
         f"images {shape}, medians of {s['repeats']} runs; {e['hardware']}, torch {e['torch']}, sampdetox-transforms "
         f"{e['sampdetox-transforms']} ({e['commit'] or 'no checkout'})."
     )

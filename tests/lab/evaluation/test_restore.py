@@ -11,7 +11,10 @@ from sampdetox_transforms.lab.evaluation.restore import build
 from sampdetox_transforms.lab.evaluation.run import run_experiment
 from sampdetox_transforms.lab.evaluation.study import Plan
 from sampdetox_transforms.lab.victims.victim import Victim
-from sampdetox_transforms.method.calibration import Calibration
+from sampdetox_transforms.method.calibration import Calibration, Calibrations
+from sampdetox_transforms.method.restore import Restore
+from sampdetox_transforms.method.result import Purified
+from sampdetox_transforms.method.schedule import Schedule
 from sampdetox_transforms.transforms.presets import PRESETS
 
 LOW, HIGH = (tuple(side * 1e9 + i for i in range(101)) for side in (-1, 1))
@@ -32,33 +35,54 @@ def images():
     return smooth
 
 
-@pytest.mark.parametrize("name", ["one look", "margin of 1 pixel", "no hysteresis"])
-def test_a_variant_differs_in_one_argument(plan, name):
-    variant = build(f"restore, {name}", plan).settings.algorithm()
-    plain = PRESETS["restore"].algorithm()
-    default = plain.func.__kwdefaults__
-    assert variant.func is plain.func
-    changed = {key: v for key, v in variant.keywords.items() if key != "step" and v != plain.keywords.get(key)}
-    variants = {"one look": {"margins": (0,)}, "margin of 1 pixel": {"margins": (1, 1)}}
-    variants["no hysteresis"] = {"low": default["seed"]}
-    expected = variants[name]
-    assert changed == expected and expected.items().isdisjoint(default.items())
+class Networks:
+    """Search networks that say what they were handed as."""
+
+    name, calls, as_is, side, window, certain, possible, margins = "small", 2, 48, 32, 2, -0.5, -1.0, (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("one look", {"looks": 1}),
+        ("margin of 1 pixel", {"margins": (1, 1)}),
+        ("no hysteresis", {"possible": Networks.certain}),
+        ("no estimate", {"gain": 0}),
+    ],
+)
+def test_a_variant_differs_in_one_thing(plan, monkeypatch, name, changed):
+    seen = {}
+
+    def run(self, x0, denoiser, schedule, *, networks, calibrations, noise):
+        seen.update({field: getattr(self, field) for field in vars(Restore())})
+        seen.update({field: getattr(networks, field) for field in ("possible", "certain", "margins")})
+        seen["calibration"] = calibrations.of(networks)
+        return Purified(x0, x0, x0[:, :1].double(), torch.zeros(1, dtype=torch.long), 0.0, 0.0)
+
+    monkeypatch.setattr(Restore, "run", run)
+    settings = build(f"restore, {name}", plan).settings
+    x = torch.zeros(1, 3, 32, 32)
+    settings.run(
+        x,
+        lambda x, t: x,
+        Schedule.named("linear"),
+        networks=Networks(),
+        calibrations=Calibrations(ALL_LOCAL, ALL_LOCAL),
+    )
+    plain = {**vars(PRESETS["restore"]), "calibration": ALL_LOCAL}
+    plain |= {field: getattr(Networks, field) for field in ("possible", "certain", "margins")}
+    assert {key: value for key, value in seen.items() if value != plain[key]} == changed
 
 
 @pytest.mark.parametrize(("name", "kinds"), [("no search", (False, False)), ("no dense answer", (True, False))])
-def test_what_is_never_suspected_is_not_treated(plan, monkeypatch, images, name, kinds):
+def test_what_is_never_suspected_is_not_treated(plan, images, name, kinds):
     for calibration, treated in zip((ALL_LOCAL, ALL_DENSE), kinds, strict=True):
-        monkeypatch.setattr("sampdetox_transforms.transforms.transform.load_restorer", patched(calibration))
-        found = build(f"restore, {name}", plan).explain(images)
-        assert ((found.false_alarm_rate < 0.05) == treated).all()
+        detox, plain = build(f"restore, {name}", plan), build("restore", plan)
+        detox.calibration = plain.calibration = Calibrations(calibration, calibration)
+        found = detox.explain(images)
+        assert ((found.timestep_map.flatten(1).amax(1) > 0) == treated).all()
         assert torch.equal(found.image, found.stage1) != treated
-        assert build("restore", plan).explain(images).network_calls.min() > 2  # it would be
-
-
-def patched(calibration):
-    from sampdetox_transforms.networks.restorer_files import load_restorer
-
-    return lambda: (load_restorer()[0], calibration)
+        assert plain.explain(images).network_calls.min() > 3  # it would be
 
 
 @pytest.mark.parametrize("calibration", [ALL_LOCAL, ALL_DENSE])
@@ -66,14 +90,14 @@ def test_noise_instead_of_fill(plan, images, calibration):
     detox = build("restore, noise instead of fill", plan)
     plain = build("restore", plan)
     calls = []
-    for network in (detox.denoiser.network, detox.restorer.local, detox.restorer.dense):
+    for network in (detox.denoiser.network, detox.restorer.small.local, detox.restorer.small.dense):
         network.register_forward_hook(lambda *_: calls.append(1))
     for image in images:
         calls.clear()
-        detox.calibration = plain.calibration = calibration
+        detox.calibration = plain.calibration = Calibrations(calibration, calibration)
         found, filled = detox.explain(image), plain.explain(image)
         assert int(found.network_calls) == len(calls) > int(filled.network_calls)
-        assert found.mask.any() and not torch.equal(found.image, filled.image)
+        assert found.found.mask.any() and not torch.equal(found.image, filled.image)
 
 
 def test_rows_are_kept_while_nothing_they_depend_on_changes(monkeypatch, tmp_path, tiny, images):
@@ -129,9 +153,10 @@ def test_shares_of_a_row(images):
 
 
 def test_calibration_images_are_those_that_the_restorer_did_not_see(monkeypatch):
-    monkeypatch.setattr(restore, "load_folder", lambda folder, data: (torch.arange(5085), torch.zeros(5085)))
+    every = (torch.arange(5085) % 251).to(torch.uint8).view(-1, 1, 1, 1)
     last = torch.arange(5085) % restore.HELD_OUT == restore.HELD_OUT - 1  # as in training
-    assert torch.equal(restore.held_out_images("cifar10", None, whole=False), torch.arange(5085)[last])
+    monkeypatch.setattr(restore, "load_folder", lambda folder, data: (every, torch.zeros(5085)))
+    assert torch.equal(restore.held_out_images("cifar10", None, whole=False), every[last])
 
 
 def test_unknown_settings_and_options_are_refused():

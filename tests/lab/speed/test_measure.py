@@ -10,14 +10,15 @@ from torch import nn
 from sampdetox_transforms import Denoiser, SampDetox, Schedule
 from sampdetox_transforms.lab.speed import measure
 from sampdetox_transforms.lab.speed.table import PARTS, DefendedSpeed
+from sampdetox_transforms.method import algorithm1
 from sampdetox_transforms.transforms import presets, transform
 
 
 def test_parts_are_told_apart(clock, monkeypatch):
     for module in (transform, measure):
         monkeypatch.setattr(module, "fresh_noise", clock.passes(1, module.fresh_noise))
-    monkeypatch.setattr(presets, "dissimilarity_map", clock.passes(3, presets.dissimilarity_map))
-    monkeypatch.setattr(SampDetox, "_to_core", clock.passes(5, SampDetox._to_core))
+    monkeypatch.setattr(algorithm1, "dissimilarity_map", clock.passes(3, algorithm1.dissimilarity_map))
+    monkeypatch.setattr(transform, "to_core", clock.passes(5, transform.to_core))
     detox = SampDetox(slow(clock), preset="ddim", batch_size=4)
     parts = measure.measure_parts(detox, pixels(4), repeats=3)
     assert parts == {"network": 7 * (2 * 4 + 0.5), "SSIM map": 3, "noise": 2, "rest": 5}
@@ -37,7 +38,7 @@ def test_parts_of_other_presets(preset, fast_denoiser):
     preset = replace(presets.PRESETS[preset], t1=2, t2=3)
     parts = measure.measure_parts(SampDetox(fast_denoiser, preset=preset), pixels(1), repeats=1)
     assert parts["network"] > 0 and parts["noise"] > 0
-    assert (parts["SSIM map"] > 0) == (preset.gate == "own-level")
+    assert (parts["SSIM map"] > 0) == isinstance(preset, algorithm1.Algorithm1)
 
 
 def test_a_batch_is_measured_in_seconds_calls_and_flop(clock):
