@@ -15,7 +15,7 @@ import torch
 
 from sampdetox_transforms import SampDetox
 from sampdetox_transforms._common import write_atomically
-from sampdetox_transforms.cli.main import benchmark_images
+from sampdetox_transforms.cli.benchmark import benchmark_images
 from sampdetox_transforms.lab.environment import describe
 from sampdetox_transforms.lab.speed.measure import peak_memory_mb
 

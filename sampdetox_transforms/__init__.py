@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from sampdetox_transforms.transforms.explanation import Explanation
     from sampdetox_transforms.transforms.loader import DetoxLoader
     from sampdetox_transforms.transforms.presets import PRESETS, Preset
+    from sampdetox_transforms.transforms.shared_trigger import SharedTrigger, recover_trigger, recover_triggers
     from sampdetox_transforms.transforms.transform import SampDetox
+    from sampdetox_transforms.transforms.trigger_memory import TriggerMemory
     from sampdetox_transforms.transforms.wrapper import DetoxWrapper
 
 __all__ = [
@@ -30,9 +32,13 @@ __all__ = [
     "Purified",
     "SampDetox",
     "Schedule",
+    "SharedTrigger",
+    "TriggerMemory",
     "WeightsFileError",
     "load_denoiser",
     "purify",
+    "recover_trigger",
+    "recover_triggers",
 ]
 
 _MODULES = {
@@ -45,7 +51,9 @@ _MODULES = {
     "transforms.explanation": ("Explanation",),
     "transforms.loader": ("DetoxLoader",),
     "transforms.presets": ("PRESETS", "Preset"),
+    "transforms.shared_trigger": ("SharedTrigger", "recover_trigger", "recover_triggers"),
     "transforms.transform": ("SampDetox",),
+    "transforms.trigger_memory": ("TriggerMemory",),
     "transforms.wrapper": ("DetoxWrapper",),
 }
 

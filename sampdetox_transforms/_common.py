@@ -23,6 +23,16 @@ def check_choice(name: str, value: object, allowed: tuple) -> None:
         raise ValueError(f"{name} must be one of {allowed}, got {value!r}. {suggest(value, allowed)}")
 
 
+def is_whole(value: object, low: int, high: int) -> bool:
+    """Whether it is a whole number in [low, high], and no truth value."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def is_number(value: object, low: float, high: float) -> bool:
+    """Whether it is a number in [low, high], and no truth value; NaN is in no range."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+
+
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Let ``write`` fill a file beside ``path`` and rename it: the file appears whole, or not at all (OSError)."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")

@@ -3,9 +3,13 @@
 import os
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 from torch import Tensor, nn
+
+if os.environ.get("SAMPDETOX_SHAPES") != "unchecked":  # before the package is imported
+    jaxtyping.install_import_hook("sampdetox_transforms", "shapes.checked")
 
 from sampdetox_transforms import Denoiser, Schedule
 from sampdetox_transforms.cli import main as cli

@@ -39,6 +39,9 @@ class HubServer:
     Attributes:
         tampered: file name -> what GET sends in its place, while HEAD goes on describing the true file.
         failing: file name -> the HTTP status that it is answered with, such as 503.
+        failures: how many requests fail in that way; None for all.
+        headers, headers_of: what replaces the true headers, of every file and by file name.
+        chunked: names of files that GET sends without saying how long they are.
     """
 
     def __init__(self):
@@ -46,6 +49,10 @@ class HubServer:
         self.branches: dict[tuple[str, str], str] = {}
         self.tampered: dict[str, bytes] = {}
         self.failing: dict[str, int] = {}
+        self.failures: int | None = None
+        self.headers: dict[str, str] = {}
+        self.headers_of: dict[str, dict[str, str]] = {}
+        self.chunked: set[str] = set()
         self.requests: list[Request] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self._server.daemon_threads = True
@@ -95,7 +102,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(404, {}, b"", with_body)
         revision, _, file = rest.partition("/")
         self.hub.requests.append(Request(self.command, repo, revision, file, dict(self.headers)))
-        if file in self.hub.failing:
+        if file in self.hub.failing and self.hub.failures != 0:
+            self.hub.failures = None if self.hub.failures is None else self.hub.failures - 1
             return self._send(self.hub.failing[file], {}, b"", with_body)
         if repo not in {name for name, _ in self.hub.commits}:
             return self._send(404, {"X-Error-Code": "RepoNotFound"}, b"", with_body)
@@ -105,7 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(404, {"X-Error-Code": "RevisionNotFound"}, b"", with_body)
         headers = {"X-Repo-Commit": commit}
         if file not in files:
-            return self._send(404, headers | {"X-Error-Code": "EntryNotFound"}, b"", with_body)
+            return self._send(404, headers | self.hub.headers | {"X-Error-Code": "EntryNotFound"}, b"", with_body)
         content = files[file]
         if file.endswith(LARGE_FILES):  # Git LFS: named by its sha256
             headers |= {
@@ -113,7 +121,24 @@ class _Handler(BaseHTTPRequestHandler):
                 "X-Linked-Size": str(len(content)),
             }
         headers["ETag"] = f'"{hashlib.sha1(b"blob %d%c" % (len(content), 0) + content).hexdigest()}"'
+        headers |= self.hub.headers | self.hub.headers_of.get(file, {})
+        if with_body and file in self.hub.chunked:
+            return self._send_chunks(headers, self.hub.tampered.get(file, content))
         self._send(200, headers, self.hub.tampered.get(file, content) if with_body else content, with_body)
+
+    def _send_chunks(self, headers: dict[str, str], content: bytes) -> None:
+        self.send_response(200)
+        for name, value in (headers | {"Transfer-Encoding": "chunked"}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        for start in range(0, len(content), 2**16):
+            part = content[start : start + 2**16]
+            try:
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+            except ConnectionError:  # the other side has had enough
+                self.close_connection = True
+                return
+        self.wfile.write(b"0\r\n\r\n")
 
     def _send(self, status: int, headers: dict[str, str], content: bytes, with_body: bool) -> None:
         self.send_response(status)
@@ -143,7 +168,7 @@ class Loader:
 
         Returns:
             ``source``, ``max_level`` and the sum of the ``weights``; or the ``error``'s classes and ``message``.
-            ``waited`` is how many seconds huggingface_hub would have slept between its attempts.
+            ``waited`` is how many seconds would have been slept between attempts; ``logged`` what this package said.
         """
         job = {"weights": weights, "env": env, "options": options, "pin": pin or {}}
         self._process.stdin.write(json.dumps(job) + "\n")
@@ -158,7 +183,7 @@ class Loader:
 
 def serve_loads() -> None:
     """Fork for each job that comes in on stdin, one JSON object a line; the fork writes one line to stdout."""
-    import sampdetox_transforms.checkpoints  # noqa: F401  (slow, because of torch: once only)
+    import sampdetox_transforms.networks.checkpoints  # noqa: F401  (slow, because of torch: once only)
 
     if "huggingface_hub" in sys.modules:
         raise RuntimeError("huggingface_hub is imported too early: its environment would be the wrong one")
@@ -180,6 +205,7 @@ def serve_loads() -> None:
 def run_job(job: dict) -> dict:
     """One load, in a process of its own."""
     import dataclasses
+    import logging
     import signal
     import time
 
@@ -188,15 +214,26 @@ def run_job(job: dict) -> dict:
     signal.alarm(LOAD_SECONDS)
     os.environ.update(job["env"])
     waits: list[float] = []
+    logged: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: logged.append(record.getMessage())
+    logging.getLogger("sampdetox_transforms").addHandler(handler)
+    said = {"logged": logged}
     time.sleep = waits.append  # huggingface_hub sleeps between attempts: counted here, not waited for
     entry = DetoxWeights.DDPM_CIFAR10_32
     entry._value_ = dataclasses.replace(entry.value, **job["pin"])
     try:
         denoiser = load_denoiser(*([job["weights"]] if job["weights"] else []), **job["options"])
     except Exception as error:
-        return {"error": [kind.__name__ for kind in type(error).__mro__], "message": str(error), "waited": sum(waits)}
+        return {
+            "error": [kind.__name__ for kind in type(error).__mro__],
+            "message": str(error),
+            "waited": sum(waits),
+            **said,
+        }
     weights = sum(float(value.double().sum()) for value in denoiser.state_dict().values())
-    return {"source": denoiser.source, "max_level": denoiser.max_level, "weights": weights, "waited": sum(waits)}
+    about = {"source": denoiser.source, "max_level": denoiser.max_level}
+    return {**about, "weights": weights, "waited": sum(waits), **said}
 
 
 if __name__ == "__main__":

@@ -21,6 +21,10 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+class Killed(BaseException):
+    """What stops a run, as Ctrl-C or the kernel would."""
+
+
 # The default algorithm with networks whose answers are known ---------------------------------------------------------
 
 CALIBRATION = Calibration(*[tuple(round(i / 40 - 10, 3) for i in range(401))] * 2, 0.05)  # clean: -10 to 0

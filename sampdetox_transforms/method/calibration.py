@@ -91,6 +91,11 @@ class Calibrations:
     small: Calibration | None = None
     large: Calibration | None = None
 
+    @property
+    def false_alarm_rate(self) -> float:
+        """The share of clean images that may be taken for triggered ones, of any size; the highest of the parts."""
+        return max((part.false_alarm_rate for part in vars(self).values() if part is not None), default=0.05)
+
     def of(self, networks: SearchNetworks) -> Calibration:
         """The one for these networks.
 

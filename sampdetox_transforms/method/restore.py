@@ -200,7 +200,7 @@ def look(x0: Float[Tensor, "b c h w"], networks: SearchNetworks, calibration: Ca
     answer = networks.look(x)
     p_values = calibration.p_values(local_suspicion(answer.local, networks.window), answer.dense)
     alarms = p_values.detach() < calibration.false_alarm_rate
-    return Look(x, x.shape != x0.shape, answer, p_values.amin(dim=1).clamp(max=1), alarms)
+    return Look(x, x.shape[-1] < x0.shape[-1], answer, p_values.amin(dim=1).clamp(max=1), alarms)
 
 
 def lightened(seen: Look, calibration: Calibration, gain: float) -> Float[Tensor, "b c h w"]:

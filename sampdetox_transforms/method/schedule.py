@@ -128,8 +128,8 @@ class Schedule:
         return upper - 1 + fraction.clamp(0, 1)
 
     def add_noise(
-        self, x0: Float[Tensor, "b c h w"], level: float | Float[Tensor, "b 1 h w"], noise: Float[Tensor, "b c h w"]
-    ) -> Float[Tensor, "b c h w"]:
+        self, x0: Float[Tensor, "*shape"], level: float | Float[Tensor, "*#shape"], noise: Float[Tensor, "*#shape"]
+    ) -> Float[Tensor, "*shape"]:
         """Equation 2: sqrt(ab) x0 + sqrt(1 - ab) z, at one level or at one level a pixel; exact at level 0."""
         log_signal = self.log_signal(level)
         noise_share = -torch.expm1(log_signal)

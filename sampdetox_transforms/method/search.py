@@ -100,11 +100,15 @@ def dilate(mask: Bool[Tensor, "b 1 h w"], pixels: int) -> Bool[Tensor, "b 1 h w"
 
 
 def shrink(x: Float[Tensor, "b c y x"], networks: SearchNetworks) -> Float[Tensor, "b c h w"]:
-    """Images as these networks are to see them."""
-    short = min(x.shape[-2:])
-    if short <= networks.as_is:
+    """Images as these networks are to see them: large ones shrunk, and, for networks that have a ``least``, small ones
+    enlarged, since a trigger of a few pixels hides inside of the blocks that their first layer takes at once."""
+    short, least = min(x.shape[-2:]), getattr(networks, "least", 0)
+    if least <= short <= networks.as_is:
         return x
-    size = [round(side * networks.side / short) for side in x.shape[-2:]]
+    side = least if short < least else networks.side
+    size = [round(length * side / short) for length in x.shape[-2:]]
+    if short < least:
+        return functional.interpolate(x, size=size, mode="bicubic", align_corners=False).clamp(-1, 1)
     return functional.interpolate(x, size=size, mode="area")
 
 
@@ -117,16 +121,20 @@ def enlarge(
     """What was done to ``small = shrink(x0)`` done to ``x0``: masked pixels are replaced, others get the difference."""
     if small.shape == x0.shape:
         return restored
-    size = list(x0.shape[-2:])
-    changed = x0 + functional.interpolate(restored - small, size=size, mode="bilinear")
+    if restored is small:  # nothing was done
+        return x0
+    size, finer = list(x0.shape[-2:]), small.shape[-1] > x0.shape[-1]
+    changed = x0 + functional.interpolate(restored - small, size=size, mode="bilinear", antialias=finer)
     if mask is not None:
-        filled = functional.interpolate(restored, size=size, mode="bicubic")
-        changed = torch.where(functional.interpolate(mask.to(x0), size=size, mode="nearest-exact") > 0, filled, changed)
+        filled = functional.interpolate(restored, size=size, mode="bicubic", antialias=finer)
+        changed = torch.where(enlarge_map(mask.to(x0), x0) > 0, filled, changed)
     return changed.clamp(-1, 1)
 
 
 def enlarge_map(values: Float[Tensor, "b 1 h w"], like: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 1 y x"]:
-    """A map of the shrunk image for the pixels of the image itself: each takes the nearest value."""
+    """A map of the looked-at image for the image's own pixels: each takes the nearest value, or the highest."""
     if values.shape[-2:] == like.shape[-2:]:
         return values
+    if values.shape[-1] > like.shape[-1]:
+        return functional.adaptive_max_pool2d(values, list(like.shape[-2:]))
     return functional.interpolate(values, size=list(like.shape[-2:]), mode="nearest-exact")

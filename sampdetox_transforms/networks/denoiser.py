@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sampdetox_transforms.method.schedule import SCHEDULES, Schedule
 from sampdetox_transforms.networks.padding import pad_to_multiple
+from sampdetox_transforms.networks.pickling import FewBuffers
 from sampdetox_transforms.networks.precision import set_precision
 from sampdetox_transforms.networks.tiles import MAX_SIDE, in_parts
 from sampdetox_transforms.networks.unet_config import UNetConfig
@@ -17,7 +18,7 @@ from sampdetox_transforms.networks.unet_config import UNetConfig
 MAX_ATTENTION_POSITIONS = 128 * 128
 
 
-class Denoiser(nn.Module):
+class Denoiser(FewBuffers):
     """A network that predicts the noise, with the schedule and the levels that it was trained for.
 
     Calling it pads images to the size that the network needs (mirrored at the borders, cropped off again), casts to
@@ -33,6 +34,8 @@ class Denoiser(nn.Module):
         attention_scales: by how much the image is reduced where the network attends.
         source: where it comes from, for display.
     """
+
+    shared = ("schedule",)
 
     def __init__(
         self,
@@ -102,7 +105,7 @@ def adapt(network: Callable, schedule: Any) -> Denoiser:
         schedule = Schedule.named(schedule)
     elif hasattr(schedule, "betas") and not isinstance(schedule, Schedule):
         prediction = getattr(getattr(schedule, "config", None), "prediction_type", "epsilon")
-        _require_epsilon(prediction)
+        require_epsilon(prediction)
         schedule = Schedule(schedule.betas, name="custom")
     if not isinstance(schedule, Schedule):
         raise TypeError(
@@ -112,7 +115,7 @@ def adapt(network: Callable, schedule: Any) -> Denoiser:
     config = getattr(network, "config", None)
     widths = getattr(config, "block_out_channels", None)
     if isinstance(config, UNetConfig):
-        return _denoiser_of(network, config, schedule, None, "custom")
+        return denoiser_of(network, config, schedule, None, "custom")
     if config is None or widths is None:
         return Denoiser(network, schedule)
     types = [*config.down_block_types, *reversed(config.up_block_types)]
@@ -130,7 +133,7 @@ def adapt(network: Callable, schedule: Any) -> Denoiser:
     )
 
 
-def _denoiser_of(network: Callable, config: UNetConfig, schedule: Schedule, max_level, source: str) -> Denoiser:
+def denoiser_of(network: Callable, config: UNetConfig, schedule: Schedule, max_level, source: str) -> Denoiser:
     denoiser = Denoiser(
         network,
         schedule,
@@ -143,7 +146,7 @@ def _denoiser_of(network: Callable, config: UNetConfig, schedule: Schedule, max_
     return denoiser.set_precision(None)
 
 
-def _require_epsilon(prediction_type: str) -> None:
+def require_epsilon(prediction_type: str) -> None:
     if prediction_type != "epsilon":
         raise ValueError(
             f"the network must predict the noise (prediction_type 'epsilon'), got {prediction_type!r}. "

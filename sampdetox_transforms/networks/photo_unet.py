@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sampdetox_transforms.networks.padding import pad_to_multiple
+from sampdetox_transforms.networks.pickling import FewBuffers
 
 EMBEDDING = 64  # width of the layers that read the conditions, and of the layer before the image's logit
 
 
-class PhotoUNet(nn.Module):
+class PhotoUNet(FewBuffers):
     """Blocks of pixels as planes, a U of residual blocks, and back; optionally one logit for the whole image.
 
     Args:

@@ -25,7 +25,10 @@ from sampdetox_transforms.networks.restorer_files import RESTORER_FOLDER, load_c
 from sampdetox_transforms.networks.tiles import in_parts
 
 PHOTOGRAPHS, CALIBRATION = "photographs.safetensors", "photographs.json"
-PHOTOGRAPHS_SHA256 = ""
+PHOTOGRAPHS_SHA256 = {
+    PHOTOGRAPHS: "a6ff08029e3c2e035053ab876fdb1b3891c26ace4ab3a941468cb63cb9f15aae",
+    CALIBRATION: "3797aff6e63dd657ea482ccbf695afeb87170cbe6488cb7c3a95693cd2748f8d",
+}
 LEAST_SIGMA = 0.01  # of the noise that the restoring network is told of
 
 
@@ -45,7 +48,7 @@ class Photographs(nn.Module):
     """Both networks as ``SearchNetworks``, which says what the attributes are; chosen on held-out training images."""
 
     name, calls = "large", 1
-    as_is, side = 320, 256
+    least, as_is, side = 160, 320, 256
     window, certain, possible, margins = 4, 1.0, 0.0, (0, 0)
 
     def __init__(self, search: PhotoUNet | None = None, restoring: PhotoUNet | None = None):
@@ -129,11 +132,12 @@ def load_photographs(folder: str | Path = RESTORER_FOLDER) -> tuple[Photographs 
     if not path.exists():
         return None, None
     try:
-        if folder == RESTORER_FOLDER:
-            verify_sha256(path, PHOTOGRAPHS_SHA256)
+        pins = PHOTOGRAPHS_SHA256 if folder == RESTORER_FOLDER else {}
+        if pins:
+            verify_sha256(path, pins[PHOTOGRAPHS])
         networks, state = Photographs(), load_file(path)
         networks.load_state_dict({name: value.float() for name, value in state.items()})
-        calibration = load_calibrations(folder / CALIBRATION).large
+        calibration = load_calibrations(folder / CALIBRATION, sha256=pins.get(CALIBRATION, "")).large
     except WeightsFileError:
         raise
     except (OSError, SafetensorError, RuntimeError) as error:

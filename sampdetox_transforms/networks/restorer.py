@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from sampdetox_transforms.method.schedule import Schedule
 from sampdetox_transforms.method.search import Answer
+from sampdetox_transforms.networks.pickling import FewBuffers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class RestorerConfig:
     groups: int = 8
 
 
-class Restorer(nn.Module):
+class Restorer(FewBuffers):
     """A U-Net on 2x2 blocks of pixels, with one input plane more than the image: 1 where a pixel is erased.
 
     Erased pixels are set to 0 (grey) before the first layer, so that nothing in the answer depends on them. One call
@@ -80,7 +81,7 @@ class Restorer(nn.Module):
         return Answer(out[:, -1:], dense, out[:, :-1] + x[..., :height, :width])
 
 
-class Specialists(nn.Module):
+class Specialists(FewBuffers):
     """Two networks that answer as one: for local triggers and for filling, and for triggers that cover the image.
 
     They know images of 32 pixels; see ``SearchNetworks`` for the attributes, which were chosen on held-out training

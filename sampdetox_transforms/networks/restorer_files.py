@@ -1,51 +1,67 @@
 """A folder <-> the search networks and their calibration."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
-from sampdetox_transforms._common import write_atomically
+from sampdetox_transforms._common import is_number, is_whole, write_atomically
 from sampdetox_transforms.method.calibration import Calibration, Calibrations
-from sampdetox_transforms.networks.checkpoints import WeightsFileError, verify_sha256
 from sampdetox_transforms.networks.restorer import Specialists
+from sampdetox_transforms.networks.safe_files import (
+    WeightsFileError,
+    read_json,
+    require_finite,
+    require_shapes,
+    safetensors_shapes,
+    verify_sha256,
+)
+from sampdetox_transforms.networks.unet_config import brief
 
 RESTORER_FOLDER = Path(__file__).parent / "weights" / "restorer"
 
 RESTORER, CALIBRATION = "restorer.safetensors", "calibration.json"
 
-RESTORER_SHA256 = "ff5c2434410070a8ef4bba5828793602100bd3713fefe4cfdcdbdc94d6feff03"
+RESTORER_SHA256 = {
+    RESTORER: "ff5c2434410070a8ef4bba5828793602100bd3713fefe4cfdcdbdc94d6feff03",
+    CALIBRATION: "d44609f6d00f7577eb7cb2f77303718ad4108043f8a597196b9f531387fb91d4",
+}
+
+MAX_POINTS = 100_000  # of a table of quantiles; ``calibrate`` makes 401
 
 
-def load_restorer(folder: str | Path = RESTORER_FOLDER, *, sha256: str = "") -> tuple[Specialists, Calibration]:
+def load_restorer(
+    folder: str | Path = RESTORER_FOLDER, *, sha256: Mapping[str, str] | None = None
+) -> tuple[Specialists, Calibration]:
     """The networks in the package, or those that ``save_restorer`` wrote, and the calibration that is stored with it.
 
-    The weights must have the given sha256, or, for the package's own, the pinned one.
+    Each call makes networks of its own; a file that has not changed is read and hashed once.
+
+    Args:
+        sha256: what each of both files must have, by its name; the package's own are pinned.
 
     Raises:
-        WeightsFileError: a file is missing, damaged or not the pinned one.
+        WeightsFileError: a file is missing, damaged, not finite or not the pinned one.
+        ValueError: weights of other networks.
     """
     folder = Path(folder)
-    path = folder / RESTORER
-    try:
-        expected = sha256 or (RESTORER_SHA256 if folder == RESTORER_FOLDER else "")
-        if expected:
-            verify_sha256(path, expected)
-        restorer, state = Specialists(), load_file(path)
-        restorer.load_state_dict({name: value.float() for name, value in state.items()})
-        calibration = load_calibrations(folder / CALIBRATION).small
-    except WeightsFileError:
-        raise
-    except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        message = (
-            f"{folder} must hold {RESTORER} and {CALIBRATION} of the same networks, got: {error}. Write both anew."
-        )
-        raise WeightsFileError(message) from error
+    pins = sha256 or (RESTORER_SHA256 if folder == RESTORER_FOLDER else {})
+    for name in (RESTORER, CALIBRATION):
+        if not (folder / name).is_file():
+            raise WeightsFileError(f"{folder} must hold {RESTORER} and {CALIBRATION}, got no {name}. Write both anew.")
+    calibration = load_calibration(folder / CALIBRATION, sha256=pins.get(CALIBRATION, ""))
+    path = (folder / RESTORER).resolve()
+    about = path.stat()
+    stamp = (about.st_mtime_ns, about.st_size, about.st_ino)
+    restorer = _unfilled().to_empty(device="cpu")
+    restorer.load_state_dict(_read_state(path, stamp, pins.get(RESTORER, "")))  # a copy, in float32
     restorer.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return restorer.eval().requires_grad_(False), calibration
 
@@ -56,31 +72,97 @@ def save_restorer(folder: str | Path, restorer: nn.Module, calibration: Calibrat
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().half().contiguous() for name, value in restorer.state_dict().items()}
     write_atomically(folder / RESTORER, lambda path: save_file(state, path))
-    save_calibrations(folder / CALIBRATION, Calibrations(calibration))
+    save_calibration(folder / CALIBRATION, calibration)
     return folder
 
 
-def save_calibrations(path: str | Path, calibrations: Calibrations) -> None:
-    """Write thresholds as JSON; the file appears whole or not at all."""
-
-    def rounded(value: Any) -> Any:
-        return [round(number, 5) for number in value] if isinstance(value, (tuple, list)) else value
-
-    content = {
-        name: part and {key: rounded(value) for key, value in part.items()}
-        for name, part in asdict(calibrations).items()
-    }
-    write_atomically(Path(path), lambda part: part.write_text(json.dumps(content) + "\n"))
-
-
-def load_calibrations(path: str | Path) -> Calibrations:
-    """Read what ``save_calibrations`` wrote.
+def load_calibrations(path: str | Path, *, sha256: str = "") -> Calibrations:
+    """Read what ``save_calibrations`` wrote, or a file of one calibration, which counts as that of small images.
 
     Raises:
-        WeightsFileError: no such file, or something else in it.
+        WeightsFileError: no such file, another hash, or content that is no calibration.
     """
+    path = Path(path)
+    content = read_json(path, sha256)
+    parts = {"small": content} if "local" in content else content
+    unknown = sorted(set(parts) - {"small", "large"})
+    if unknown or not any(isinstance(part, dict) for part in parts.values()):
+        raise WeightsFileError(
+            f"{path} must hold a calibration of 'small' or 'large' images, got {brief(unknown or parts)}. "
+            "Write one with 'sampdetox calibrate FOLDER -o FILE'."
+        )
+    return Calibrations(**{name: part and _calibration(path, part) for name, part in parts.items()})
+
+
+def save_calibrations(path: str | Path, calibrations: Calibrations) -> None:
+    """Write a JSON file that appears whole or not at all; quantiles are kept to five digits."""
+
+    def rounded(part: Calibration) -> dict[str, Any]:
+        return asdict(part) | {name: [round(value, 5) for value in getattr(part, name)] for name in ("local", "dense")}
+
+    content = {name: part and rounded(part) for name, part in vars(calibrations).items()}
+    write_atomically(Path(path), lambda part: part.write_text(json.dumps(content) + "\n", encoding="utf-8"))
+
+
+def load_calibration(path: str | Path, *, sha256: str = "") -> Calibration:
+    """The calibration of small images in a file; raises what ``load_calibrations`` raises."""
+    found = load_calibrations(path, sha256=sha256).small
+    if found is None:
+        raise WeightsFileError(f"{path} must hold a calibration of small images, got none. Calibrate on such images.")
+    return found
+
+
+def save_calibration(path: str | Path, calibration: Calibration) -> None:
+    """Write the calibration of small images."""
+    save_calibrations(path, Calibrations(calibration))
+
+
+def _calibration(path: Path, content: Any) -> Calibration:
+    if not isinstance(content, dict):
+        raise WeightsFileError(f"{path}: a calibration must be a JSON object, got {brief(content)}. Write it anew.")
+    for name, (allowed, rule) in RULES.items():
+        if name not in content or not allowed(content[name]):
+            got = brief(content[name]) if name in content else "none"
+            raise WeightsFileError(f"{path}: {name} must be {rule}, got {got}. Write it anew with save_calibrations.")
+    unknown = sorted(set(content) - set(RULES))
+    if unknown:
+        raise WeightsFileError(f"{path} may hold only {list(RULES)}, got {brief(unknown)} as well. Write it anew.")
     try:
-        return Calibrations.of_dict(json.loads(Path(path).read_text()))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        message = f"{path} must be a calibration, got: {error}. Write one with 'sampdetox calibrate FOLDER -o FILE'."
-        raise WeightsFileError(message) from error
+        return Calibration(**{**content, "local": tuple(content["local"]), "dense": tuple(content["dense"])})
+    except ValueError as error:
+        raise WeightsFileError(f"{path}: {error} Write it anew.") from error
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and 2 <= len(value) <= MAX_POINTS and all(is_number(v, -1e9, 1e9) for v in value)
+
+
+TABLE = f"a list of 2 to {MAX_POINTS} ascending numbers"
+
+RULES = {
+    "local": (_is_table, TABLE),
+    "dense": (_is_table, TABLE),
+    "false_alarm_rate": (lambda value: is_number(value, 0, 1), "a number in (0, 1)"),
+    "images": (lambda value: is_whole(value, 0, 2**53), "a whole number of 0 or more"),
+    "data": (lambda value: isinstance(value, str), "a text"),
+}
+
+
+def _unfilled() -> Specialists:
+    with torch.device("meta"):
+        return Specialists()
+
+
+@lru_cache(maxsize=4)
+def _read_state(path: Path, stamp: tuple[int, ...], sha256: str) -> Mapping[str, Tensor]:
+    """The weights as stored, checked; kept while the file keeps its ``stamp``, never handed out, only copied from."""
+    if sha256:
+        verify_sha256(path, sha256)
+    expected = {name: tuple(value.shape) for name, value in _unfilled().state_dict().items()}
+    require_shapes(safetensors_shapes(path), expected, str(path), "the search networks")
+    try:
+        state = {name: value.clone() for name, value in load_file(path).items()}  # the file may change below a map
+    except (SafetensorError, OSError) as error:
+        raise WeightsFileError(f"{path} must be a whole safetensors file, got: {error}. Write it anew.") from error
+    require_finite(state, str(path))
+    return state

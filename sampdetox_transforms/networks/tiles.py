@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor
 
 MAX_SIDE = 512  # pixels
@@ -24,7 +24,7 @@ Network = Callable[[Tensor, Tensor], Tensor]
 def in_parts(
     network: Network,
     x: Float[Tensor, "b c h w"],
-    t: Float[Tensor, " b"],
+    t: Num[Tensor, " b"],
     *,
     multiple: int = 1,
     side: int = MAX_SIDE,

@@ -218,6 +218,12 @@ class UNet(nn.Module):
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], config.norm_eps)
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
 
+    @classmethod
+    def unfilled(cls, config: UNetConfig) -> "UNet":
+        """The network without memory for its weights: on the device "meta", until ``to_empty`` gives it some."""
+        with torch.device("meta"):
+            return cls(config)
+
     def forward(self, x_t: Float[Tensor, "b c h w"], t: Real[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
         """Return the predicted noise, shaped like ``x_t``; ``t`` are timesteps 0...T-1, fractions allowed."""
         config = self.config
@@ -247,6 +253,6 @@ def rename_old_attention(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         parts = rest.split(".")
         if module and len(parts) == 3 and parts[1] in OLD_ATTENTION_NAMES:
             key = f"{module}attentions.{parts[0]}.{OLD_ATTENTION_NAMES[parts[1]]}.{parts[2]}"
-            value = value[:, :, 0, 0] if value.ndim == 4 else value
+            value = value[:, :, 0, 0] if value.shape[2:] == (1, 1) else value
         renamed[key] = value
     return renamed

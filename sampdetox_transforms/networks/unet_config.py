@@ -1,8 +1,10 @@
 """The shape of a ``UNet``: the settings of diffusers' ``config.json``, checked."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+from sampdetox_transforms._common import is_number, is_whole
 
 # Keys of diffusers' config.json that this network fixes, with the only value that it implements.
 FIXED_CONFIG = {
@@ -22,6 +24,49 @@ FIXED_CONFIG = {
 DOWN_BLOCKS = {"DownBlock2D": False, "AttnDownBlock2D": True}
 
 UP_BLOCKS = {"UpBlock2D": False, "AttnUpBlock2D": True}
+
+# What bounds a network that is made of untrusted numbers: about four times the largest that is known.
+MAX_WIDTH, MAX_DEPTH, MAX_LAYERS, MAX_SIDE = 4096, 10, 16, 2**16
+
+CORRECT = "Correct the file, or take it from a source that you trust."
+
+# What each value must be, on its own: the test and the rule in words.
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "sample_size": (
+        lambda v: v is None or all(is_whole(side, 1, MAX_SIDE) for side in (v if isinstance(v, tuple) else (v,))),
+        f"a whole number in [1, {MAX_SIDE}], two of them, or null",
+    ),
+    "in_channels": (lambda v: is_whole(v, 1, 3) and v != 2, "1 or 3"),
+    "time_embedding_dim": (
+        lambda v: v is None or is_whole(v, 1, 4 * MAX_WIDTH),
+        f"a whole number in [1, {4 * MAX_WIDTH}] or null",
+    ),
+    "freq_shift": (lambda v: is_whole(v, 0, MAX_WIDTH), "a whole number of 0 or more"),
+    "flip_sin_to_cos": (lambda v: isinstance(v, bool), "true or false"),
+    "layers_per_block": (lambda v: is_whole(v, 1, MAX_LAYERS), f"a whole number in [1, {MAX_LAYERS}]"),
+    "downsample_padding": (lambda v: is_whole(v, 0, 1), "0 or 1"),
+    "dropout": (lambda v: is_number(v, 0, 1), "a number in [0, 1]"),
+    "attention_head_dim": (
+        lambda v: v is None or is_whole(v, 1, MAX_WIDTH),
+        f"a whole number in [1, {MAX_WIDTH}] or null",
+    ),
+    "norm_num_groups": (lambda v: is_whole(v, 1, MAX_WIDTH), f"a whole number in [1, {MAX_WIDTH}]"),
+    "norm_eps": (lambda v: is_number(v, 1e-12, 1), "a number in [1e-12, 1]"),
+    "resnet_time_scale_shift": (
+        lambda v: isinstance(v, str) and v in ("default", "scale_shift"),
+        "'default' or 'scale_shift'",
+    ),
+    "add_attention": (lambda v: isinstance(v, bool), "true or false"),
+}
+
+
+def brief(value: object) -> str:
+    """A value for a message: what a hostile file holds may be long."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"a {type(value).__name__} in lists without end"
+    return text if len(text) <= 100 else text[:100] + "..."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +103,7 @@ class UNetConfig:
         unknown = sorted(set(given) - known - set(FIXED_CONFIG))
         if unknown:
             raise ValueError(
-                f"config.json may hold only keys of diffusers' UNet2DModel, got the unknown {unknown}. "
+                f"config.json may hold only keys of diffusers' UNet2DModel, got the unknown {brief(unknown)}. "
                 "Hand the network over as a module or callable if it is of another kind."
             )
         for key, only in FIXED_CONFIG.items():
@@ -66,71 +111,74 @@ class UNetConfig:
             value = "silu" if key == "act_fn" and value == "swish" else value
             if value != only:
                 raise ValueError(
-                    f"config.json: {key} must be {only!r}, got {value!r}. "
+                    f"config.json: {key} must be {only!r}, got {brief(value)}. "
                     "Load such a network with diffusers and hand the UNet2DModel over instead."
                 )
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
         }
         result = cls(**values)
-        result._check()
+        result.check()
         return result
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise ValueError for the first value that no network can have, or that asks for one without bounds."""
+        self._check_lists()
+        for name, (allowed, rule) in RULES.items():
+            if not allowed(getattr(self, name)):
+                raise ValueError(f"config.json: {name} must be {rule}, got {brief(getattr(self, name))}. {CORRECT}")
+        for i, width in enumerate(self.block_out_channels):
+            if not is_whole(width, 1, MAX_WIDTH):
+                raise ValueError(
+                    f"config.json: block_out_channels[{i}] must be a whole number in [1, {MAX_WIDTH}], "
+                    f"got {brief(width)}. {CORRECT}"
+                )
+            if width % self.norm_num_groups:
+                raise ValueError(
+                    f"config.json: block_out_channels must be multiples of norm_num_groups ({self.norm_num_groups}), "
+                    f"got {width}. {CORRECT}"
+                )
+        if not is_whole(self.out_channels, 1, 3) or self.out_channels != self.in_channels:
+            raise ValueError(
+                "config.json: in_channels must be 1 or 3 and out_channels must be equal to it (a network that predicts "
+                f"the noise), got {self.in_channels} and {brief(self.out_channels)}. Use a checkpoint of that kind."
+            )
+        first, narrowest, head_dim = self.block_out_channels[0], min(self.block_out_channels), self.attention_head_dim
+        if self.freq_shift >= first // 2:
+            raise ValueError(
+                f"config.json: freq_shift must be less than {first // 2}, half of block_out_channels[0], "
+                f"got {self.freq_shift}. {CORRECT}"
+            )
+        if self.attention_scales and head_dim is not None and head_dim > narrowest:
+            raise ValueError(
+                f"config.json: attention_head_dim must be in [1, {narrowest}], the width of the narrowest block, "
+                f"or null, got {head_dim}. {CORRECT}"
+            )
+
+    def _check_lists(self) -> None:
         for name in ("block_out_channels", "down_block_types", "up_block_types"):
             if not isinstance(getattr(self, name), tuple):
-                raise ValueError(f"config.json: {name} must be a list, got {getattr(self, name)!r}. Correct the file.")
+                raise ValueError(f"config.json: {name} must be a list, got {brief(getattr(self, name))}. {CORRECT}")
         depth = len(self.block_out_channels)
         if depth == 0 or len(self.down_block_types) != depth or len(self.up_block_types) != depth:
             raise ValueError(
                 "config.json: block_out_channels, down_block_types and up_block_types must be equally long and not "
-                f"empty, got {depth}, {len(self.down_block_types)} and {len(self.up_block_types)}. Correct the file."
+                f"empty, got {depth}, {len(self.down_block_types)} and {len(self.up_block_types)}. {CORRECT}"
+            )
+        if depth > MAX_DEPTH:
+            raise ValueError(
+                f"config.json: block_out_channels must have at most {MAX_DEPTH} entries, got {depth}. {CORRECT}"
             )
         for kind, types, known in (
             ("down", self.down_block_types, DOWN_BLOCKS),
             ("up", self.up_block_types, UP_BLOCKS),
         ):
-            unknown = sorted(set(types) - set(known))
+            unknown = [name for name in types if not isinstance(name, str) or name not in known]
             if unknown:
                 raise ValueError(
-                    f"config.json: {kind}_block_types must be among {sorted(known)}, got {unknown}. "
+                    f"config.json: {kind}_block_types must be among {sorted(known)}, got {brief(unknown)}. "
                     "Load such a network with diffusers and hand the UNet2DModel over instead."
                 )
-        if self.resnet_time_scale_shift not in ("default", "scale_shift"):
-            raise ValueError(
-                "config.json: resnet_time_scale_shift must be 'default' or 'scale_shift', "
-                f"got {self.resnet_time_scale_shift!r}. Use a checkpoint with one of them."
-            )
-        if self.downsample_padding not in (0, 1):
-            raise ValueError(
-                f"config.json: downsample_padding must be 0 or 1, got {self.downsample_padding}. Correct the file."
-            )
-        sizes = {
-            "norm_num_groups": self.norm_num_groups,
-            "layers_per_block": self.layers_per_block,
-            "in_channels": self.in_channels,
-            **{f"block_out_channels[{i}]": width for i, width in enumerate(self.block_out_channels)},
-        }
-        for name, size in sizes.items():
-            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                raise ValueError(f"config.json: {name} must be a whole number above 0, got {size!r}. Correct the file.")
-        if self.in_channels not in (1, 3) or self.out_channels != self.in_channels:
-            raise ValueError(
-                "config.json: in_channels must be 1 or 3 and out_channels must be equal to it (a network that predicts "
-                f"the noise), got {self.in_channels} and {self.out_channels}. Use a checkpoint of that kind."
-            )
-        for width in self.block_out_channels:
-            if width % self.norm_num_groups:
-                raise ValueError(
-                    f"config.json: block_out_channels must be multiples of norm_num_groups ({self.norm_num_groups}), "
-                    f"got {width}. Correct the file."
-                )
-        head_dim = self.attention_head_dim
-        if self.attention_scales and head_dim is not None and not 1 <= head_dim <= min(self.block_out_channels):
-            raise ValueError(
-                f"config.json: attention_head_dim must be in [1, {min(self.block_out_channels)}], the width of the "
-                f"narrowest block, or null, got {head_dim}. Correct the file."
-            )
 
     def to_dict(self) -> dict[str, Any]:
         """The whole ``config.json`` that diffusers' ``UNet2DModel.from_pretrained`` reads."""

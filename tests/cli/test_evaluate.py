@@ -1,67 +1,12 @@
-"""``sampdetox victim`` and ``sampdetox evaluate``, called in-process on flat pictures and a tiny denoiser."""
+"""``sampdetox evaluate``, called in-process on flat pictures and a tiny denoiser."""
 
 import json
-from dataclasses import MISSING, fields
 
 import pytest
-import torch
-from torchvision.transforms.v2 import functional
 
-from sampdetox_transforms.cli import main as cli
+from sampdetox_transforms.cli import evaluate as cli
+from sampdetox_transforms.lab.evaluation import experiments
 from sampdetox_transforms.lab.evaluation.report import read_report
-from sampdetox_transforms.lab.victims.config import VictimConfig
-from sampdetox_transforms.lab.victims.victim import load_victim
-
-SIZE = 16
-QUICK = ("--size", SIZE, "--epochs", 1, "--batch-size", 8, "--crop", 0, "--no-bf16", "--device", "cpu")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Three classes of flat colours: 8 images each."""
-    root = tmp_path_factory.mktemp("data") / "images"
-    for label in range(3):
-        (root / f"{label}").mkdir(parents=True)
-        for i in range(8):
-            image = torch.full((3, SIZE, SIZE), 0.2 + 0.01 * i)
-            image[label] = 0.6
-            functional.to_pil_image(image).save(root / f"{label}" / f"{i}.png")
-    return root
-
-
-@pytest.fixture(scope="module")
-def victim(folder, tmp_path_factory):
-    """A victim that the command trained."""
-    out = tmp_path_factory.mktemp("victims") / "patch"
-    arguments = ["victim", folder, out, *QUICK, "--set", "size=4", "pattern=checker", "--poison-rate", 0.5]
-    assert cli.main([str(argument) for argument in arguments]) == 0
-    return out
-
-
-def test_flags_have_the_library_s_defaults():
-    defaults = {f.name: f.default if f.default is not MISSING else f.default_factory() for f in fields(VictimConfig)
-                if f.name != "data"}  # fmt: skip
-    flags = {name: default for name, _, default, _ in cli.VICTIM_FLAGS}
-    assert flags == {name: defaults[name] for name in flags}
-    assert set(defaults) - set(flags) == {"target_label", "settings", "flip", "bf16"}
-
-
-def test_a_victim_with_settings_of_the_attack(victim):
-    about = load_victim(victim).about
-    assert about["settings"] == {"size": 4, "pattern": "checker"}
-    assert (about["poison_rate"], about["target_label"], about["size"]) == (0.5, 0, SIZE)
-
-
-def test_victim_measures_and_says_what_comes_next(run, folder, tmp_path):
-    status, text, _ = run("victim", folder, tmp_path / "v", *QUICK, "--test", folder, "--poison-rate", 0.5)
-    assert status == 0
-    assert f"sampdetox evaluate {tmp_path / 'v'} --data" in text
-    assert [line.split()[0] for line in text.splitlines()[-3:]] == ["CA", "PA", "ASR"]
-    assert text.count("of 16") == 2
-    again, text, _ = run("victim", folder, tmp_path / "v", *QUICK, "--test", folder)
-    assert again == 0 and "ASR" in text  # measured, not trained again
-    status, _, error = run("victim", folder, tmp_path / "v", *QUICK)
-    assert status == 2 and "must be a new folder" in error
 
 
 def test_evaluate_writes_and_resumes(run, folder, victim, tiny, tmp_path):
@@ -131,10 +76,50 @@ def test_what_is_not_there_is_refused(run, folder, victim, tmp_path):
     (tmp_path / "file").write_text("")
     status, _, error = run("evaluate", victim, "--data", folder, "-o", tmp_path / "file" / "rows.json")
     assert status == 2 and "files can be written" in error
-    status, _, error = run("victim", folder, folder / "inside", *QUICK)
-    assert status == 2 and "OUT must be outside of DATA" in error
-    status, _, error = run("victim", folder, tmp_path / "v", *QUICK, "--set", "size")
-    assert status == 2 and "must be NAME=VALUE" in error
-    status, _, error = run("victim", folder, tmp_path / "v", *QUICK, "--attack", "badnet")
-    assert status == 2 and "Did you mean 'badnets'" in error
-    assert not (tmp_path / "v").exists()
+
+
+def test_the_rows_as_json(run, folder, victim, tiny):
+    small = ("evaluate", victim, "--data", folder, "--weights", tiny, "--n", 3, "--device", "cpu", "--json")
+    status, text, _ = run(*small, "--defense", "none")
+    found = json.loads(text)
+    assert status == 0 and [row["defense"] for row in found["rows"]] == ["none"]
+    assert found["settings"]["n"] == 3 and found["rows"][0]["ca"]["n"] == 3
+    found = json.loads(run(*small, "--experiment", "robustness")[1])
+    assert len(found["rows"]) == 1 and len(found["environments"]) == 1
+
+
+def test_doors_are_handed_on_where_they_are_given(run, folder, victim, tiny, tmp_path, monkeypatch):
+    handed = []
+
+    def tools(**settings):
+        handed.append({name: settings.pop(name) for name in ("calibration", "restorer") if name in settings})
+        return original(**settings)
+
+    original = experiments.Tools
+    monkeypatch.setattr(experiments, "Tools", tools)
+    small = ("evaluate", victim, "--data", folder, "--weights", tiny, "--n", 3, "--defense", "none", "--device", "cpu")
+    assert run(*small)[0] == 0
+    doors = ("--calibration", tmp_path / "c.json", "--restorer", tmp_path / "r")
+    status, _, _ = run(*small, *doors, "-o", tmp_path / "rows.json")
+    assert status == 0
+    assert handed == [{}, {"calibration": tmp_path / "c.json", "restorer": tmp_path / "r"}]
+    settings, _, _ = read_report(tmp_path / "rows.json")
+    assert "--restorer r --calibration c.json" in settings["command"] and settings["calibration"] == "c.json"
+
+
+def test_the_bar_says_what_is_measured():
+    class Bar:
+        n, said = 0, []
+
+        def reset(self, total):
+            self.said.append(total)
+
+        def set_description(self, text):
+            self.said.append(text)
+
+        def update(self, more):
+            pass
+
+    bar = Bar()
+    cli.row_progress(bar)("patch", "none", 5, 9)
+    assert (bar.said, bar.n) == ([9, "patch, none"], 5)

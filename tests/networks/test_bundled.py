@@ -1,13 +1,17 @@
 """The embedded denoiser: size, cost, levels, and quality beside the network that it must reach."""
 
+import shutil
+
 import pytest
 import torch
+from checkpoint_tools import predict
 from torch.utils.flop_counter import FlopCounterMode
 
-from sampdetox_transforms import SampDetox, load_denoiser
+from sampdetox_transforms import DetoxWeights, SampDetox, WeightsFileError, load_denoiser
 from sampdetox_transforms.lab.metrics import denoise_once, psnr
+from sampdetox_transforms.networks import catalogue
 from sampdetox_transforms.networks.catalogue import BUNDLED_FOLDER
-from sampdetox_transforms.networks.checkpoints import SAFETENSORS
+from sampdetox_transforms.networks.checkpoints import SAFETENSORS, read_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +62,39 @@ def test_it_denoises_as_well_as_the_reference_network(bundled, data, images):
             for network in (bundled, reference)
         )
         assert mine >= other, f"sigma {sigma}: {mine:.2f} dB against {other:.2f} dB"
+
+
+def test_bundled_weights_load_with_their_pinned_hash():
+    denoiser = load_denoiser("bundled")
+    assert denoiser.source == "bundled"
+    assert denoiser.attention_scales == () and denoiser.channels == 3
+    assert 121 <= denoiser.max_level < 1000, "the authors' levels need 121"
+    eps = predict(denoiser, (1, 3, 32, 32))
+    assert eps.shape == (1, 3, 32, 32) and bool(eps.isfinite().all())
+    size = sum(path.stat().st_size for path in BUNDLED_FOLDER.iterdir())
+    assert size <= 10 * 2**20
+    assert abs(DetoxWeights.BUNDLED.meta.size_mb - size / 1e6) < 0.1
+
+
+def test_bundled_weights_with_one_bit_flipped_are_refused(tmp_path, monkeypatch):
+    copy = tmp_path / "bundled"
+    shutil.copytree(BUNDLED_FOLDER, copy)
+    content = bytearray((copy / SAFETENSORS).read_bytes())
+    content[-1] ^= 1
+    (copy / SAFETENSORS).write_bytes(content)
+    read_checkpoint(copy)  # nothing but the hash tells
+    monkeypatch.setattr(catalogue, "BUNDLED_FOLDER", copy)
+    with pytest.raises(
+        WeightsFileError, match=f"sha256 {DetoxWeights.BUNDLED.meta.sha256[SAFETENSORS]}, got [0-9a-f]{{64}}"
+    ):
+        load_denoiser("bundled")
+
+
+@pytest.mark.parametrize("name", [path.name for path in sorted(BUNDLED_FOLDER.iterdir())])
+def test_every_bundled_file_is_pinned(tmp_path, monkeypatch, name):
+    """An altered schedule would load as "bundled", and purify nothing."""
+    copy = shutil.copytree(BUNDLED_FOLDER, tmp_path / "bundled")
+    (copy / name).write_bytes((copy / name).read_bytes() + b" ")
+    monkeypatch.setattr(catalogue, "BUNDLED_FOLDER", copy)
+    with pytest.raises(WeightsFileError, match=f"{name} must have the sha256 [0-9a-f]{{64}}, got"):
+        load_denoiser("bundled")

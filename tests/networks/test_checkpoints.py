@@ -1,20 +1,20 @@
 """Checkpoint files: written and read, strict, in diffusers' format, and refused where they are not what they claim."""
 
+import hashlib
 import json
+import re
 import shutil
+import time
 
-import numpy as np
 import pytest
 import torch
+from checkpoint_tools import edit_json, edit_weights, predict, to_pickle
 from conftest import UnitPrior, tiny_config, write_tiny
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-from safetensors.torch import load_file, save_file
-from torch import nn
+from diffusers import DDPMScheduler, UNet2DModel
+from safetensors.torch import load_file
 
-from sampdetox_transforms import Denoiser, DetoxWeights, Schedule, WeightsFileError, load_denoiser
-from sampdetox_transforms._common import write_atomically
-from sampdetox_transforms.networks import checkpoints as checkpoints_module
-from sampdetox_transforms.networks.catalogue import BUNDLED_FOLDER, parse_weights
+from sampdetox_transforms import Schedule, WeightsFileError, load_denoiser
+from sampdetox_transforms.networks import checkpoints
 from sampdetox_transforms.networks.checkpoints import (
     CONFIG,
     LEVELS,
@@ -25,29 +25,9 @@ from sampdetox_transforms.networks.checkpoints import (
     save_checkpoint,
 )
 from sampdetox_transforms.networks.denoiser import adapt
-from sampdetox_transforms.networks.hub import HubRepo
-from sampdetox_transforms.networks.tiles import MAX_SIDE
 from sampdetox_transforms.networks.unet import UNet
 
 LINEAR = Schedule.named("linear")
-BATCH = (2, 3, 8, 12)
-
-
-def predict(network, batch=BATCH) -> torch.Tensor:
-    x_t = torch.randn(batch, generator=torch.Generator().manual_seed(3))
-    eps = network(x_t, torch.tensor([4, 150])[: batch[0]])
-    return getattr(eps, "sample", eps)
-
-
-def edit_json(path, **changes) -> None:
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | changes))
-
-
-def edit_weights(folder, edit) -> None:
-    state = load_file(folder / SAFETENSORS)
-    edit(state)
-    save_file(state, folder / SAFETENSORS)
 
 
 # Writing and reading
@@ -115,23 +95,6 @@ def test_pipeline_layout_is_read(tmp_path, tiny, tiny_denoiser):
     read = load_denoiser(tmp_path)
     assert read.max_level == 160
     assert torch.equal(predict(read), predict(tiny_denoiser))
-
-
-def test_write_atomically_replaces_the_file_or_leaves_it_alone(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def fail(part):
-        part.write_text("half")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space left"):
-        write_atomically(path, fail)
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-    with path.open() as reader:
-        write_atomically(path, lambda part: part.write_text("new"))
-        assert reader.read() == "old", "the file is written over, not replaced: a kill would leave half of it"
-    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
 
 
 # Strict loading
@@ -246,11 +209,6 @@ def test_without_a_max_level_all_levels_are_known(tiny_copy, content):
 # Pickled weights
 
 
-def to_pickle(folder, content) -> None:
-    (folder / SAFETENSORS).unlink()
-    torch.save(content, folder / PICKLED)
-
-
 def test_pickled_weights_are_read(tiny_copy, tiny_denoiser):
     to_pickle(tiny_copy, load_file(tiny_copy / SAFETENSORS))
     assert torch.equal(predict(load_denoiser(tiny_copy)), predict(tiny_denoiser))
@@ -291,246 +249,140 @@ def test_truncated_pickle_is_refused(tiny_copy):
         load_denoiser(tiny_copy)
 
 
-# What ``weights`` may be
-
-
-@pytest.mark.parametrize(
-    ("text", "member"),
-    [
-        ("bundled", DetoxWeights.BUNDLED),
-        ("BUNDLED", DetoxWeights.BUNDLED),
-        ("Ddpm-Cifar10-32", DetoxWeights.DDPM_CIFAR10_32),
-        ("ddpm_cifar10_32", DetoxWeights.DDPM_CIFAR10_32),
-        ("default", DetoxWeights.DDPM_CIFAR10_32),
-        ("google/ddpm-cifar10-32", DetoxWeights.DDPM_CIFAR10_32),
-    ],
-)
-def test_names_are_taken_in_any_case(text, member):
-    assert parse_weights(text) is member
-
-
-def test_default_weights_are_pinned():
-    meta = DetoxWeights.DEFAULT.meta
-    assert DetoxWeights.DEFAULT is DetoxWeights.DDPM_CIFAR10_32
-    assert (meta.repo, meta.licence) == ("google/ddpm-cifar10-32", "Apache-2.0")
-    assert meta.revision == "267b167dc01f0e4e61923ea244e8b988f84deb80"
-    assert meta.sha256 == "1558dbe3fb093b0857d473e376b711eeda1b186c557be5e85b3a56300cd49f0f"
-
-
-@pytest.mark.parametrize(
-    ("text", "repo", "revision"),
-    [
-        ("user/repo", "user/repo", None),
-        ("user-1/re.po_2@main", "user-1/re.po_2", "main"),
-        ("user/repo@refs/pr/1", "user/repo", "refs/pr/1"),
-        ("user/repo@" + "a" * 40, "user/repo", "a" * 40),
-    ],
-)
-def test_repository_is_told_from_its_revision(text, repo, revision):
-    assert parse_weights(text) == HubRepo(repo, revision)
-    assert str(parse_weights(text)) == text
-
-
-def test_folder_comes_before_a_repository_of_the_same_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "user" / "repo").mkdir(parents=True)
-    assert parse_weights("user/repo") == (tmp_path / "user" / "repo").relative_to(tmp_path)
-    (tmp_path / "google" / "ddpm-cifar10-32").mkdir(parents=True)
-    assert parse_weights("google/ddpm-cifar10-32") == (tmp_path / "google" / "ddpm-cifar10-32").relative_to(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("text", "hint"),
-    [
-        ("bundeld", "Did you mean BUNDLED"),
-        ("ddpm-cifar10", "Did you mean DDPM_CIFAR10_32"),
-        ("zzz", "weights='bundled' needs no network"),
-        ("user/repo@", "weights='bundled' needs no network"),
-        ("a/b/c", "'user/repo[@revision]'"),
-        ("user/re po", "'user/repo[@revision]'"),
-        ("../nowhere", "an existing folder"),
-        ("/nowhere/at/all", "an existing folder"),
-        ("", "an existing folder"),
-    ],
-)
-def test_text_that_names_nothing_is_refused_with_a_hint(text, hint):
-    with pytest.raises(ValueError, match="weights must be one of") as caught:
-        parse_weights(text)
-    assert hint in str(caught.value) and repr(text) in str(caught.value)
-
-
-def test_folder_that_is_not_there_is_a_file_error(tmp_path):
-    with pytest.raises(WeightsFileError, match="nowhere"):
-        load_denoiser(tmp_path / "nowhere")
-    with pytest.raises(WeightsFileError, match=CONFIG):
-        load_denoiser(tmp_path)
-
-
-def test_denoiser_is_taken_as_it_is(fast_denoiser):
-    assert load_denoiser(fast_denoiser) is fast_denoiser
-
-
-@pytest.mark.parametrize(
-    ("schedule", "name"),
-    [
-        ("linear", "linear"),
-        (LINEAR, "linear"),
-        (DDPMScheduler(), "linear"),
-        ("squaredcos_cap_v2", "cosine"),
-        (DDPMScheduler(beta_schedule="squaredcos_cap_v2"), "cosine"),
-    ],
-    ids=["name", "Schedule", "scheduler", "alias", "cosine-scheduler"],
-)
-def test_callable_with_any_kind_of_schedule(schedule, name):
-    denoiser = load_denoiser((lambda x_t, t: x_t / 2, schedule))
-    torch.testing.assert_close(denoiser.schedule.betas, Schedule.named(name).betas, rtol=1e-4, atol=1e-7)
-    assert (denoiser.channels, denoiser.size_multiple, denoiser.max_level, denoiser.device) == (3, 1, 1000, None)
-    x_t = torch.randn(1, 3, 5, 7)
-    assert torch.equal(denoiser(x_t, torch.tensor([3])), x_t / 2)
-
-
-@pytest.mark.parametrize("as_pipeline", [False, True])
-def test_diffusers_network_object_is_taken_with_its_sizes(as_pipeline):
-    network = UNet2DModel(
-        sample_size=16,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(8, 8, 8),
-        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-        norm_num_groups=4,
-        add_attention=False,
-    ).train()
-    scheduler = DDPMScheduler()
-    denoiser = load_denoiser(DDPMPipeline(network, scheduler) if as_pipeline else (network, scheduler))
-    assert (denoiser.channels, denoiser.size_multiple, denoiser.attention_scales) == (1, 4, (2, 4))
-    assert not network.training
-    with torch.no_grad():
-        ours, theirs = predict(denoiser, (2, 1, 8, 12)), predict(network, (2, 1, 8, 12))
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
-        assert predict(denoiser, (2, 1, 5, 7)).shape == (2, 1, 5, 7)
-
-
-def test_own_network_object_is_taken_with_its_sizes():
-    denoiser = adapt(UNet(tiny_config(1, add_attention=True)), "linear")
-    assert (denoiser.channels, denoiser.size_multiple, denoiser.attention_scales) == (1, 2, (2,))
-
-
-@pytest.mark.parametrize(
-    ("weights", "message"),
-    [
-        (lambda x_t, t: x_t, r"must come with the schedule.*weights=\(network, 'linear'\)"),
-        (nn.Identity(), "must come with the schedule.*got Identity alone"),
-        ((UnitPrior(), 3), "must be a Schedule.*got int"),
-        (3, "weights must be.*got int"),
-        (None, "weights must be.*got NoneType"),
-        (("network", "linear"), "weights must be.*got tuple"),
-    ],
-)
-def test_what_is_no_denoiser_is_a_type_error(weights, message):
-    with pytest.raises(TypeError, match=message):
-        load_denoiser(weights)
-
-
-# The denoiser
-
-
-class Recorder(nn.Module):
-    """Returns what it gets, and keeps it."""
-
-    def forward(self, x_t, t):
-        self.seen = x_t
-        return x_t
-
-
-@pytest.mark.parametrize("size", [(1, 1), (5, 7), (8, 16), (9, 8), (3, 33)])
-def test_denoiser_pads_symmetrically_and_crops_back(size):
-    recorder = Recorder()
-    denoiser = Denoiser(recorder, LINEAR, size_multiple=8)
-    x_t = torch.randn(2, 3, *size)
-    assert torch.equal(denoiser(x_t, torch.tensor([1, 2])), x_t)
-    borders = [(-length % 8 // 2, -length % 8 - -length % 8 // 2) for length in size]
-    expected = np.pad(x_t.numpy(), [(0, 0), (0, 0), *borders], mode="symmetric")
-    assert np.array_equal(recorder.seen.numpy(), expected)
-    assert not any(length % 8 for length in expected.shape[2:])
-
-
-def test_denoiser_computes_in_the_dtype_of_the_network_and_answers_in_that_of_the_image(tiny_denoiser):
-    seen = []
-    tiny_denoiser.network.register_forward_pre_hook(lambda module, args: seen.append(args[0].dtype))
-    exact = predict(tiny_denoiser)
-    rounded = predict(tiny_denoiser.set_precision(torch.bfloat16))
-    assert seen == [torch.float32, torch.bfloat16]
-    assert tiny_denoiser.dtype == torch.bfloat16 and rounded.dtype == torch.float32
-    assert 0 < float((rounded - exact).abs().max()) < 0.1
-
-
-def test_denoiser_stays_in_eval_mode_inside_a_module_that_trains():
-    network = UNet(tiny_config(dropout=0.5)).train()
-    denoiser = adapt(network, "linear")
-    outer = nn.Sequential(nn.Linear(1, 1), denoiser)
-    for _ in range(2):
-        assert not any(module.training for module in denoiser.modules())
-        assert torch.equal(predict(denoiser), predict(denoiser))
-        assert outer.train().training
-
-
-def test_denoiser_parameters_get_no_gradients_and_images_do(tiny_denoiser):
-    assert not any(parameter.requires_grad for parameter in tiny_denoiser.parameters())
-    x_t = torch.randn(1, 3, 5, 5, requires_grad=True)
-    tiny_denoiser(x_t, torch.tensor([9])).square().sum().backward()
-    assert x_t.grad.abs().sum() > 0
-    assert all(parameter.grad is None for parameter in tiny_denoiser.parameters())
-
-
-@pytest.mark.parametrize("channels", [0, 2, 4])
-def test_denoiser_of_another_channel_count_is_refused(channels):
-    with pytest.raises(ValueError, match=f"channels must be 1 or 3, got {channels}"):
-        Denoiser(UnitPrior(), LINEAR, channels=channels)
-
-
-def test_tiles_are_no_larger_than_the_attention_takes():
-    denoiser = Denoiser(UnitPrior(), LINEAR, size_multiple=4, attention_scales=(2, 4))
-    assert denoiser.largest_side == 256
-    assert Denoiser(UnitPrior(), LINEAR).largest_side == MAX_SIDE
-
-
-def test_attention_scales_are_read_from_the_config(tmp_path):
-    config = tiny_config(down_block_types=("AttnDownBlock2D", "DownBlock2D"), add_attention=True)
-    denoiser = read_checkpoint(write_tiny(tmp_path, config=config))
-    assert denoiser.attention_scales == (1, 2)
-    assert denoiser.largest_side == 128
-
-
-# The bundled weights
-
-
-def test_bundled_weights_load_with_their_pinned_hash():
-    denoiser = load_denoiser("bundled")
-    assert denoiser.source == "bundled"
-    assert denoiser.attention_scales == () and denoiser.channels == 3
-    assert 121 <= denoiser.max_level < 1000, "the authors' levels need 121"
-    eps = predict(denoiser, (1, 3, 32, 32))
-    assert eps.shape == (1, 3, 32, 32) and bool(eps.isfinite().all())
-    size = sum(path.stat().st_size for path in BUNDLED_FOLDER.iterdir())
-    assert size <= 10 * 2**20
-    assert abs(DetoxWeights.BUNDLED.meta.size_mb - size / 1e6) < 0.1
-
-
-def test_bundled_weights_with_one_bit_flipped_are_refused(tmp_path, monkeypatch):
-    copy = tmp_path / "bundled"
-    shutil.copytree(BUNDLED_FOLDER, copy)
-    content = bytearray((copy / SAFETENSORS).read_bytes())
-    content[-1] ^= 1
-    (copy / SAFETENSORS).write_bytes(content)
-    read_checkpoint(copy)  # nothing but the hash tells
-    monkeypatch.setattr(checkpoints_module, "BUNDLED_FOLDER", copy)
-    with pytest.raises(WeightsFileError, match=f"sha256 {DetoxWeights.BUNDLED.meta.sha256}, got [0-9a-f]{{64}}"):
-        load_denoiser("bundled")
+def hashes(folder) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
 def test_hash_guards_pickled_weights_too(tiny_copy):
     to_pickle(tiny_copy, load_file(tiny_copy / SAFETENSORS))
-    with pytest.raises(WeightsFileError, match="must have the sha256"):
-        read_checkpoint(tiny_copy, sha256="0" * 64)
+    pins = hashes(tiny_copy)
+    read_checkpoint(tiny_copy, sha256=pins)
+    with pytest.raises(WeightsFileError, match=f"{PICKLED} must have the sha256 0000"):
+        read_checkpoint(tiny_copy, sha256=pins | {PICKLED: "0" * 64})
+
+
+@pytest.mark.parametrize("name", [CONFIG, SCHEDULER, LEVELS, SAFETENSORS])
+def test_hash_guards_every_file_that_is_read(tiny_copy, name):
+    pins = hashes(tiny_copy)
+    read_checkpoint(tiny_copy, sha256=pins)
+    if name == SAFETENSORS:
+        edit_weights(tiny_copy, lambda state: state[KEY].add_(1e-6))
+    else:
+        (tiny_copy / name).write_bytes((tiny_copy / name).read_bytes() + b" ")
+    read_checkpoint(tiny_copy)
+    with pytest.raises(WeightsFileError, match=f"{name} must have the sha256 {pins[name]}, got [0-9a-f]{{64}}"):
+        read_checkpoint(tiny_copy, sha256=pins)
+    del pins[name]
+    with pytest.raises(WeightsFileError, match=f"may hold only .*got .*{name} as well, of which no hash is known"):
+        read_checkpoint(tiny_copy, sha256=pins)
+
+
+def test_architecture_and_schedule_pin_what_the_files_say(tiny_copy):
+    pins = hashes(tiny_copy)
+    del pins[CONFIG], pins[SCHEDULER]
+    read_checkpoint(tiny_copy, sha256=pins, architecture=tiny_config(), schedule=LINEAR)
+    with pytest.raises(WeightsFileError, match=f"{CONFIG} of .* must say UNetConfig.*got UNetConfig.*not the pinned"):
+        read_checkpoint(tiny_copy, sha256=pins, architecture=tiny_config(norm_eps=1e-4), schedule=LINEAR)
+    with pytest.raises(WeightsFileError, match=f"{SCHEDULER} of .* must say Schedule.*not the pinned"):
+        read_checkpoint(tiny_copy, sha256=pins, architecture=tiny_config(), schedule=Schedule.named("cosine"))
+
+
+# What an untrusted file asks for
+
+
+class Built(Exception):
+    """Something was made of weights that do not fit."""
+
+
+@pytest.fixture
+def nothing_built(monkeypatch):
+    """No weight is read and no memory is taken, whatever the test does."""
+
+    def fail(*args, **kwargs):
+        raise Built
+
+    monkeypatch.setattr(UNet, "to_empty", fail)
+    monkeypatch.setattr(checkpoints, "load_file", fail)
+    monkeypatch.setattr(torch.nn.init, "kaiming_uniform_", lambda x, *a, **k: x if x.is_meta else fail())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"block_out_channels": [8192, 8192]}, r"block_out_channels\[0\] must be a whole number in \[1, 4096\]"),
+        ({"block_out_channels": [8, 4096]}, r"must fit their config\.json"),
+        ({"block_out_channels": [10**30, 8]}, r"block_out_channels\[0\] must be"),
+        ({"layers_per_block": 10**6}, r"layers_per_block must be a whole number in \[1, 16\], got 1000000"),
+        ({"layers_per_block": 16}, r"must fit their config\.json"),
+        ({"time_embedding_dim": 10**9}, "time_embedding_dim must be"),
+        ({"norm_num_groups": 10**9}, "norm_num_groups must be"),
+        ({"down_block_types": ["DownBlock2D"] * 50, "up_block_types": ["UpBlock2D"] * 50,
+          "block_out_channels": [8] * 50}, "must have at most 10 entries, got 50"),
+    ],
+)  # fmt: skip
+def test_numbers_that_ask_for_too_much_are_refused_before_anything_is_built(tiny_copy, nothing_built, changes, message):
+    edit_json(tiny_copy / CONFIG, **changes)
+    start = time.process_time()
+    with pytest.raises(ValueError, match=message):
+        load_denoiser(tiny_copy)
+    assert time.process_time() - start < 5
+
+
+NO_NUMBERS = (None, [], [8], {}, {"a": 1}, "8", True, -1, 1e308, 0.5, 10**400, [[[[8]]]])
+
+
+@pytest.mark.parametrize("key", sorted(tiny_config().to_dict()))
+def test_every_value_of_the_config_has_its_rule(tiny_copy, nothing_built, key):
+    """Whatever stands there is taken, or refused with the rule, the value and what to do."""
+    for value in NO_NUMBERS:
+        edit_json(tiny_copy / CONFIG, **{key: value})
+        with pytest.raises((Built, ValueError)) as caught:
+            load_denoiser(tiny_copy)
+        if caught.type is not Built:
+            assert re.search(r"(?s)must .*, got .*\. [A-Z].*\.$", str(caught.value))
+            assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_train_timesteps": 10**12}, r"num_train_timesteps must be a whole number in \[1, 100000\], got 10{12}"),
+        ({"num_train_timesteps": None}, "num_train_timesteps must be .*got None"),
+        ({"num_train_timesteps": [1000]}, r"num_train_timesteps must be .*got \[1000\]"),
+        ({"num_train_timesteps": 0}, "num_train_timesteps must be .*got 0"),
+        ({"trained_betas": [0.1] * 100_001}, r"trained_betas must be a list of at most 100000 .*\(100001 of them\)"),
+        ({"trained_betas": 0.5}, "trained_betas must be a list"),
+        ({"trained_betas": [0.1, None]}, "trained_betas must be a list"),
+        ({"trained_betas": [0.1, [0.1]]}, "trained_betas must be a list"),
+        ({"trained_betas": [0.1, True]}, "trained_betas must be a list|betas must be a non-empty list"),
+        ({"trained_betas": []}, "betas must be a non-empty list"),
+        ({"beta_start": None}, r"beta_start must be a number in \(0, 1\), got None"),
+        ({"beta_end": 10**400}, "beta_end must be a number"),
+        ({"beta_end": "0.02"}, "beta_end must be a number"),
+        ({"beta_end": 0}, "betas must be a non-empty list of numbers in"),
+        ({"beta_schedule": ["linear"]}, "beta_schedule must be a name"),
+        ({"prediction_type": ["epsilon"]}, "must predict the noise"),
+        ({"prediction_type": None}, "must predict the noise"),
+    ],
+)
+def test_schedule_that_asks_for_too_much_or_is_none_is_refused(tiny_copy, nothing_built, changes, message):
+    edit_json(tiny_copy / SCHEDULER, **changes)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_denoiser(tiny_copy)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("kind", [SAFETENSORS, PICKLED])
+def test_weights_that_are_not_finite_are_refused_by_name(tiny_copy, value, kind):
+    edit_weights(tiny_copy, lambda state: state[KEY].view(-1)[5].fill_(value))
+    if kind == PICKLED:
+        to_pickle(tiny_copy, load_file(tiny_copy / SAFETENSORS))
+    with pytest.raises(WeightsFileError, match=f"finite numbers, got NaN or infinity in {re.escape(KEY)}. Fetch"):
+        load_denoiser(tiny_copy)
+
+
+def test_weights_that_are_no_floating_point_numbers_are_refused_by_name(tiny_copy):
+    edit_weights(tiny_copy, lambda state: state.update({KEY: state[KEY].int()}))
+    with pytest.raises(WeightsFileError, match=f"floating-point weights, got others in {re.escape(KEY)}. Fetch"):
+        load_denoiser(tiny_copy)

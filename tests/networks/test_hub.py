@@ -1,6 +1,7 @@
 """Weights from the Hub, against a server on loopback: downloads, the cache, pins, and everything that can fail."""
 
 import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -145,27 +146,49 @@ def test_branch_is_asked_anew_for_what_it_did_not_have(hub, load, files):
 
 def test_default_weights_ask_for_exactly_the_pinned_commit(hub, load, files):
     pinned = DetoxWeights.DEFAULT.meta
+    true_json = {CONFIG: json.dumps(pinned.architecture.to_dict()).encode(), SCHEDULER: b'{"clip_sample": true}'}
     hub.publish(pinned.repo, files)
-    hub.publish(pinned.repo, files, branch="other", commit=pinned.revision)
+    hub.publish(pinned.repo, files | true_json, branch="other", commit=pinned.revision)
     result = load(None)
     assert {(r.repo, r.revision) for r in hub.requests} == {("google/ddpm-cifar10-32", pinned.revision)}
     assert result["error"][0] == "WeightsFileError" and "OSError" in result["error"]
-    for sha256 in (pinned.sha256, hashlib.sha256(files[SAFETENSORS]).hexdigest()):
+    for sha256 in (pinned.sha256[SAFETENSORS], hashlib.sha256(files[SAFETENSORS]).hexdigest()):
         assert sha256 in result["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [(CONFIG, {"norm_eps": 1e-5}), (SCHEDULER, {"beta_end": 0.03}), (LEVELS, {"max_level": 10})],
+)
+def test_every_file_of_the_default_weights_is_pinned(hub, load, files, name, content):
+    """Of the two JSON files no hash is known: what they say is compared."""
+    pinned = DetoxWeights.DEFAULT.meta
+    true_json = {CONFIG: pinned.architecture.to_dict(), SCHEDULER: {}}
+    altered = json.dumps(true_json.get(name, {}) | content).encode()
+    all_files = files | {name: json.dumps(value).encode() for name, value in true_json.items()} | {name: altered}
+    hub.publish(pinned.repo, all_files, commit=pinned.revision)
+    result = load(None)
+    assert result["error"][0] == "WeightsFileError" and name in result["message"]
+    assert "from a source that you trust" in result["message"] and "sha256" not in result["message"]
 
 
 def test_named_weights_load_with_the_right_hash_and_not_with_another(hub, load, files, tmp_path):
     content = files[SAFETENSORS]
     commit = hub.publish("google/ddpm-cifar10-32", files)
-    pin = {"revision": commit, "sha256": hashlib.sha256(content).hexdigest()}
+    sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    pin = {"revision": commit, "sha256": sha256, "architecture": None, "schedule": None}
     flipped = content[:-1] + bytes([content[-1] ^ 1])
     hub.tampered = {SAFETENSORS: flipped}
     result = load("ddpm-cifar10-32", pin=pin, cache_dir=str(tmp_path / "tampered"))
     assert result["error"][0] == "WeightsFileError"
-    for part in (pin["sha256"], hashlib.sha256(flipped).hexdigest(), "fetch it anew"):
+    for part in (sha256[SAFETENSORS], hashlib.sha256(flipped).hexdigest(), "fetch it anew"):
         assert part in result["message"]
     hub.tampered = {}
     assert load("ddpm_cifar10_32", pin=pin)["source"] == "google/ddpm-cifar10-32"
+    for name in files:
+        other = pin | {"sha256": sha256 | {name: "0" * 64}}
+        result = load("ddpm_cifar10_32", pin=other)
+        assert result["error"][0] == "WeightsFileError" and f"{name} must have the sha256 0000" in result["message"]
 
 
 def test_server_down_says_what_was_wanted_and_what_to_do(hub, load, tmp_path):
@@ -179,10 +202,108 @@ def test_server_down_says_what_was_wanted_and_what_to_do(hub, load, tmp_path):
     assert_download_error(load(None), f"sampdetox weights fetch {pinned.repo}@{pinned.revision}")
 
 
-def test_server_error_is_a_download_error(hub, load, files):
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_server_error_is_tried_again_for_a_few_seconds_and_said(hub, load, files, status):
     hub.publish(REPO, files)
-    hub.failing = {CONFIG: 503}
-    assert_download_error(load(REPO), REPO, hub.url, "weights='bundled'")
+    hub.failing = {CONFIG: status}
+    result = load(REPO)
+    assert_download_error(result, REPO, hub.url, "weights='bundled'", str(status))
+    assert result["waited"] <= 3 and hub.asked("HEAD") == [CONFIG] * 3
+    for number in (2, 3):
+        assert any(f"answers {status}" in line and f"attempt {number - 1} of 3" in line for line in result["logged"])
+
+
+def test_server_that_recovers_is_waited_for(hub, load, files):
+    hub.publish(REPO, files)
+    hub.failing, hub.failures = {CONFIG: 500}, 1
+    result = load(REPO)
+    assert result["source"] == REPO and 0 < result["waited"] <= 1
+
+
+def test_server_error_where_the_cache_has_the_files_is_not_waited_for_but_said(hub, load, files):
+    hub.publish(REPO, files)
+    first = load(REPO)
+    hub.failing = dict.fromkeys([*files, LEVELS], 500)
+    result = load(REPO)
+    assert result["weights"] == first["weights"] and result["waited"] == 0
+    assert any("the file in the cache is taken" in line for line in result["logged"])
+
+
+# What a hostile server or a hostile name may not do
+
+
+def written(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize(
+    "revision", ["../../../../X", "a/../../b", "/etc", "a//b", ".hidden", "a/.git", "x" * 300, "a b"]
+)
+def test_revision_that_would_leave_the_cache_is_refused_unasked(hub, load, files, tmp_path, revision):
+    hub.publish(REPO, files)
+    before = written(tmp_path)
+    result = load(f"{REPO}@{revision}")
+    assert result["error"][0] == "ValueError" and "Copy it from the repository's page" in result["message"]
+    assert hub.requests == [] and written(tmp_path) == before
+
+
+def test_server_that_answers_for_another_commit_is_not_believed(hub, load, checkpoints):
+    commit = hub.publish(REPO, checkpoints[0])
+    other = hub.publish(REPO, checkpoints[1])
+    hub.headers = {"X-Repo-Commit": other}
+    result = load(f"{REPO}@{commit}")
+    assert_download_error(result, commit, other, "Do not trust it")
+    assert hub.asked("GET") == []
+
+
+def test_branch_that_moves_during_the_download_is_no_mixture(hub, load, checkpoints):
+    first, second = (hub.publish(REPO, files) for files in checkpoints)
+    hub.headers_of = {SAFETENSORS: {"X-Repo-Commit": first}}
+    assert_download_error(load(REPO), first, second, "start again")
+
+
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("X-Repo-Commit", "../../../../outside"),
+        ("X-Repo-Commit", "main"),
+        ("ETag", '"../../../../outside"'),
+        ("ETag", '".."'),
+        ("ETag", '"' + "a" * 500 + '"'),
+    ],
+)
+@pytest.mark.parametrize("absent", [False, True])
+def test_headers_that_would_leave_the_cache_are_refused(hub, load, files, tmp_path, header, value, absent):
+    hub.publish(REPO, {} if absent else files)
+    hub.headers = {header: value}
+    result = load(REPO)
+    assert result["error"][0] == "DownloadError"
+    if not (absent and header == "ETag"):
+        assert value.strip('"')[:100] in result["message"], result
+    assert not list(tmp_path.rglob("*outside*")) and not list(tmp_path.parent.glob("*outside*"))
+
+
+@pytest.mark.parametrize("name", [CONFIG, SCHEDULER, LEVELS])
+def test_json_file_of_more_than_a_megabyte_is_refused_before_it_is_downloaded(hub, load, files, name):
+    hub.publish(REPO, files | {name: b" " * 2**20 + files.get(name, b"{}")})
+    assert_download_error(load(REPO), name, "must have 1048576 bytes or fewer, got 10")
+    assert name not in hub.asked("GET")
+
+
+def test_weights_of_more_than_four_gigabytes_are_refused_before_they_are_downloaded(hub, load, files):
+    hub.publish(REPO, files)
+    hub.headers_of = {SAFETENSORS: {"X-Linked-Size": str(5 * 2**30)}}
+    assert_download_error(load(REPO), SAFETENSORS, f"must have {4 * 2**30} bytes or fewer, got {5 * 2**30}")
+    assert SAFETENSORS not in hub.asked("GET")
+
+
+def test_body_without_end_is_cut_off(hub, load, files, tmp_path):
+    """It says that it is small, and then sends on."""
+    hub.publish(REPO, files)
+    hub.tampered = {CONFIG: b" " * (3 * 2**20)}
+    hub.chunked = {CONFIG}
+    assert_download_error(load(REPO), CONFIG, "got more from the server")
+    assert not list((tmp_path / "home").rglob("*.incomplete"))
 
 
 @pytest.mark.parametrize("offline", ["HF_HUB_OFFLINE", "local_files_only"])

@@ -14,6 +14,7 @@ from contract import pixels
 from diffusers import UNet2DModel
 from PIL import Image
 from safetensors.torch import load_file
+from samples import Killed
 from torchvision.transforms.v2 import functional
 
 from sampdetox_transforms import Denoiser, Schedule, load_denoiser
@@ -31,10 +32,6 @@ from sampdetox_transforms.training.loop import learning_rate_factor
 LINEAR = Schedule.named("linear")
 OUTPUTS = sorted([CONFIG, SCHEDULER, SAFETENSORS, LEVELS, "loss.csv"])
 STATE = "training_state.safetensors"
-
-
-class Killed(BaseException):
-    """What stops a run, as Ctrl-C or the kernel would."""
 
 
 @pytest.fixture(scope="module")

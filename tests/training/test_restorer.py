@@ -9,11 +9,11 @@ import torch
 from contract import pixels
 from safetensors.torch import load_file
 from samples import CALIBRATION as CALIBRATION_OF_FAKES
-from samples import seeded
+from samples import Killed, seeded
 from torchvision.transforms.v2 import functional
 
 from sampdetox_transforms import SampDetox, load_denoiser
-from sampdetox_transforms.method.answer import Answer
+from sampdetox_transforms.method.search import Answer
 from sampdetox_transforms.networks import restorer as networks
 from sampdetox_transforms.networks.restorer import Restorer, RestorerConfig, Specialists
 from sampdetox_transforms.networks.restorer_files import CALIBRATION, RESTORER, load_restorer
@@ -34,10 +34,6 @@ TINY_DENOISER = {
     "bf16": False,
     "save_every": 1,
 }
-
-
-class Killed(BaseException):
-    """What stops a run, as Ctrl-C or the kernel would."""
 
 
 @pytest.fixture(scope="module")

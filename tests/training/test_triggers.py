@@ -4,12 +4,17 @@ import pytest
 import torch
 
 from sampdetox_transforms.method.search import dilate
-from sampdetox_transforms.training.triggers import local as synthetic_triggers
+from sampdetox_transforms.training.triggers import photographs
 from sampdetox_transforms.training.triggers.contents import CONTENTS
 from sampdetox_transforms.training.triggers.dense import DENSE, dense_triggers
+from sampdetox_transforms.training.triggers.draw import mixture
 from sampdetox_transforms.training.triggers.local import erasures, local_triggers
 from sampdetox_transforms.training.triggers.shapes import SHAPES
 
+EVERY_SHAPE = {
+    getattr(shape, "func", shape).__name__ + str(i): shape for i, (shape, _) in enumerate(photographs.SHAPES)
+}
+EVERY_CONTENT = {content.__name__: content for content, _ in (*CONTENTS, *photographs.CONTENTS)}
 SIZES = [(32, 32), (17, 40), (64, 64)]
 
 
@@ -50,23 +55,23 @@ def test_dense_triggers_change_the_whole_image(size):
 @pytest.mark.parametrize("size", SIZES)
 def test_every_shape_is_a_region_and_leaves_something_of_the_image(size):
     x = images(64, *size)
-    for shape, _ in SHAPES:
+    for name, shape in EVERY_SHAPE.items():
         region = shape(x, x, seeded())
-        assert region.shape == (64, 1, *size), shape.__name__
-        assert set(region.unique().tolist()) <= {0.0, 1.0}, shape.__name__
+        assert region.shape == (64, 1, *size), name
+        assert set(region.unique().tolist()) <= {0.0, 1.0}, name
         covered = region.mean(dim=(1, 2, 3))
-        assert (covered > 0).float().mean() > 0.8, shape.__name__
-        assert float(covered.quantile(0.9)) < 0.7, shape.__name__
-        assert len(torch.unique(region, dim=0)) > 10, f"{shape.__name__} must differ from image to image"
+        assert (covered > 0).float().mean() > 0.8, name
+        assert float(covered.quantile(0.9)) < 0.7, name
+        assert len(torch.unique(region, dim=0)) > 10, f"{name} must differ from image to image"
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_every_content_is_an_image(size):
     x = images(64, *size)
-    for content, _ in CONTENTS:
+    for name, content in EVERY_CONTENT.items():
         values = content(x, x, seeded())
-        assert values.shape == x.shape and not values.isnan().any(), content.__name__
-        assert float(values.amin()) >= -1e-6 and float(values.amax()) <= 1 + 1e-6, content.__name__
+        assert values.shape == x.shape and not values.isnan().any(), name
+        assert float(values.amin()) >= -1e-6 and float(values.amax()) <= 1 + 1e-6, name
 
 
 def test_a_few_of_each_and_one_alone():
@@ -74,7 +79,7 @@ def test_a_few_of_each_and_one_alone():
         x = images(n, 32, 32)
         assert local_triggers(x, seeded(n))[0].shape == dense_triggers(x, seeded(n)).shape == x.shape
         assert erasures(x, seeded()).shape == (n, 1, 32, 32)
-        for part, _ in (*SHAPES, *CONTENTS, *DENSE):
+        for part, _ in (*photographs.SHAPES, *photographs.CONTENTS, *DENSE):
             assert len(part(x, x, seeded())) == n
 
 
@@ -86,8 +91,21 @@ def test_the_generator_decides():
 
 
 def test_weights_are_shares():
-    for table in (SHAPES, CONTENTS, DENSE):
+    for table in (SHAPES, CONTENTS, DENSE, photographs.SHAPES, photographs.DENSE):
         assert sum(weight for _, weight in table) == pytest.approx(1)
+
+
+def test_other_tables_give_other_triggers():
+    x = torch.full((40, 3, 96, 96), 0.5)
+    white = [(lambda images, every, generator: torch.ones_like(images), 1.0)]
+    all_over = [(lambda images, every, generator: torch.ones_like(images[:, :1]), 1.0)]
+    y, region = local_triggers(x, seeded(), all_over, white)
+    assert region.all() and float(y.mean()) > 0.8
+    turned = photographs.turned_rectangles(x, x, seeded())
+    widest = turned.sum(dim=3).amax(dim=2) / turned.sum(dim=3).clamp(min=1).masked_fill(
+        turned.sum(dim=3) == 0, 99
+    ).amin(2)
+    assert (widest > 1.5).float().mean() > 0.5  # rows of a rectangle along the axes are equally wide
 
 
 def test_mixture_gives_each_image_its_own_function():
@@ -95,6 +113,6 @@ def test_mixture_gives_each_image_its_own_function():
     functions = [
         (lambda part, every, generator, v=v: torch.full_like(part, v), w) for v, w in ((1.0, 0.25), (2.0, 0.75))
     ]
-    result = synthetic_triggers.mixture(functions, x, seeded())
+    result = mixture(functions, x, seeded())
     assert (result == result[:, :1, :1, :1]).all()
     assert 0.15 < float((result[:, 0, 0, 0] == 1).float().mean()) < 0.35

@@ -1,5 +1,8 @@
 """Picture files: read with their alpha channel, colours and orientation, written whole or not at all."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +22,7 @@ SUFFIXES = (
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
 
-
-# Picture files
+MAX_PIXELS = 50_000_000  # of a picture, width times height: minutes for a file of a few kilobytes
 
 
 class PictureError(OSError):
@@ -46,8 +48,11 @@ class Picture:
     icc_profile: bytes | None
 
 
-def read_picture(path: Path) -> Picture:
+def read_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
     """Read a picture file, upright.
+
+    Args:
+        max_pixels: larger pictures are refused by their header, before anything is decoded.
 
     Raises:
         PictureError: whatever is wrong with the file.
@@ -55,13 +60,42 @@ def read_picture(path: Path) -> Picture:
     from PIL import Image, UnidentifiedImageError
 
     Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]
     try:
-        with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+        with own_limit_only(), Image.open(path, formats=formats) as image:
+            check_pixels(image, max_pixels)
             return take_apart(image)
     except UnidentifiedImageError as error:
         raise PictureError(path, f"not a picture of a known kind ({', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow raises many kinds on damaged files
         raise PictureError(path, getattr(error, "strerror", None) or one_line(error)) from error
+
+
+_OPENING = threading.Lock()  # Pillow's limit is one for the whole process
+
+
+@contextmanager
+def own_limit_only() -> Iterator[None]:
+    """Within it, Pillow neither warns of large pictures nor refuses them: ``check_pixels`` does, at its own limit."""
+    from PIL import Image
+
+    with _OPENING:
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def check_pixels(image: "PIL.Image.Image", max_pixels: int) -> None:
+    """Raise ValueError for an open picture file, not yet decoded, of more than ``max_pixels``."""
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ValueError(
+            f"pictures must have {max_pixels} pixels or fewer, got {width}x{height} = {width * height}. "
+            "Make it smaller, or raise --max-pixels where there are time and memory."
+        )
 
 
 def take_apart(image: "PIL.Image.Image") -> Picture:

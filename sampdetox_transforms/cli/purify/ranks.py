@@ -1,6 +1,5 @@
 """Several processes that share one task, as torchrun and other launchers start them: who this is, and what it does."""
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -61,18 +60,10 @@ def device_of_rank(device: str, rank: Rank) -> str:
     return f"cuda:{rank.local % torch.cuda.device_count()}"
 
 
-def finish(rank: Rank, status: int, environ: Mapping[str, str]) -> None:
-    """Let a process that ends with an error status end last, since torchrun stops the others as soon as one does.
+def status_of(failed: int, environ: Mapping[str, str]) -> int:
+    """The exit status where so many pictures failed: 1, but 0 for torchrun.
 
-    Each process counts itself in the store that torchrun keeps; only those with a status other than 0 wait. Other
-    launchers, which have no such store, are not waited for.
+    For any other status torchrun ends the other processes in the middle of their pictures, and prints a traceback of
+    its own. That pictures failed is printed, and stands in the report.
     """
-    if rank.world == 1 or environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return
-    from torch.distributed import TCPStore
-
-    store = TCPStore(environ["MASTER_ADDR"], int(environ["MASTER_PORT"]), is_master=False)
-    finished = f"sampdetox/{environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/finished"
-    store.add(finished, 1)
-    while status and store.add(finished, 0) < rank.world:
-        time.sleep(0.2)
+    return 1 if failed and "TORCHELASTIC_RUN_ID" not in environ else 0

@@ -1,28 +1,14 @@
-"""Picture files and trees of them, for the command line: reading, purifying in batches, writing whole or not at all."""
+"""Trees of pictures: what is to be purified to where, and what a run that was killed left there."""
 
-import errno
 import os
-from collections import Counter
-from collections.abc import Callable, Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sampdetox_transforms._common import one_line
 from sampdetox_transforms.cli.purify.files import SUFFIXES
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from sampdetox_transforms.transforms.explanation import Explanation
-
-
-THIS_FILE_ONLY = (errno.ENAMETOOLONG, errno.EISDIR)  # writing fails for one picture; all else would fail for every one
-
-
-# Trees of pictures
-
-Note = Callable[[list["Job"], "Tensor", "Explanation"], None]
 
 
 @dataclass(frozen=True)
@@ -41,7 +27,7 @@ class Failure:
     reason: str
 
     def __str__(self) -> str:
-        return " ".join(f"{self.source}: {self.reason}".split())
+        return f"{self.source}: {self.reason}"
 
 
 def plan(source: Path, out: Path) -> tuple[list[Job], list[Failure], int]:
@@ -125,3 +111,47 @@ def output_names(pictures: Sequence[Path]) -> list[Path]:
             first, second = [path for path, given in zip(pictures, names, strict=True) if given == name][:2]
             raise ValueError(f"two pictures must not get one name, got {name} for {first} and {second}. Rename one.")
     return names
+
+
+# What a run that was killed left behind
+
+PART = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d{1,9})\.part", re.DOTALL)  # as ``write_atomically`` names its files
+
+
+def remove_leftovers(results: Iterable[Path]) -> list[Path]:
+    """Remove half-written files of processes that are gone from the folders of results; returns what was removed.
+
+    Only files of this package's own naming go, ``.NAME.PID.part``, with a NAME that ends as results there do.
+    """
+    endings: defaultdict[Path, set[str]] = defaultdict(set)
+    for result in results:
+        endings[result.parent].add(result.suffix.lower())
+    removed = []
+    for folder, allowed in endings.items():
+        try:
+            names = sorted(os.listdir(folder))
+        except OSError:  # not there yet, or not readable: writing says what is the matter
+            continue
+        for path in (folder / name for name in names):
+            found = PART.fullmatch(path.name)
+            if found is None or Path(found["name"]).suffix.lower() not in allowed or not is_gone(int(found["pid"])):
+                continue
+            try:
+                path.unlink()
+            except OSError:  # another run took it away, or it is a folder
+                continue
+            removed.append(path)
+    return removed
+
+
+def is_gone(pid: int) -> bool:
+    """Whether no process of this number runs on this machine; False where that cannot be told."""
+    if os.name != "posix":  # signal 0 is a real signal elsewhere
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # it belongs to somebody else
+        return False
+    return False

@@ -92,14 +92,16 @@ def explanation_row(
     before, after = unit_picture(image), unit_picture(pick(explained.image))
     factor = amplification(after - before) if factor is None else factor
     difference = (0.5 + factor * (after - before)).clip(0, 1)
-    changed, levels = (pick(values)[0].float().numpy() for values in (explained.ssim_map, explained.timestep_map))
+    levels, found = pick(explained.timestep_map)[0].float().numpy(), explained.found
     highest = max(float(levels.max()) if t2 is None else t2, 1)
-    if explained.mask is None:
+    if found is None:
+        assert explained.difference_map is not None  # what does not search has a map
+        changed = pick(explained.difference_map)[0].float().numpy()
         why = Tile("map: changed by stage 1", changed, "magma", min(0, float(changed.min())))
         where = Tile("noise levels of stage 2", levels, "viridis", 0, highest)
     else:
-        why = Tile("suspicion of each pixel", changed, "magma", 0, 1)
-        where = Tile("filled pixels", pick(explained.mask)[0].float().numpy(), "gray", 0, 1)
+        why = Tile("trigger probability of each pixel", pick(found.probability)[0].float().numpy(), "magma", 0, 1)
+        where = Tile("filled pixels", pick(found.mask)[0].float().numpy(), "gray", 0, 1)
     return [
         Tile("input", before),
         Tile("after stage 1", unit_picture(pick(explained.stage1))),

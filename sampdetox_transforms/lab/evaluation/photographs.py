@@ -1,14 +1,14 @@
 """Experiment ``photographs``: kinds of images x triggers x defenses, from 32 to 224 pixels.
 
 A row says how many images were flagged, how much of the trigger's pixels and of the others lie in the mask, how far
-images were changed, what an ImageNet classifier says of the results, and how long that took.
+images were changed, what an ImageNet classifier says of the results, and how long that took. With a victim (see
+``train_photograph_victim``) further rows have its triggers, and CA, PA and ASR.
 """
 
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -16,96 +16,58 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sampdetox_transforms._common import check_choice
-from sampdetox_transforms.lab.environment import all_in_words
+from sampdetox_transforms.lab.evaluation.behind import Treated, answers, mean, planted, rounded, treat, victim_row
 from sampdetox_transforms.lab.evaluation.kinds import KINDS, Images, load_kind
 from sampdetox_transforms.lab.evaluation.planted import NAMES, Planted, PlantedTrigger, planted_triggers
-from sampdetox_transforms.lab.evaluation.sheet import Sheet
+from sampdetox_transforms.lab.evaluation.study import NO_DEFENSE, Cell, Document, Plan, Study, markdown
 from sampdetox_transforms.lab.metrics import predicted, wilson
-from sampdetox_transforms.lab.victims.photograph import load_lite_classifier
+from sampdetox_transforms.lab.victims.photograph import load_lite_classifier, load_photograph_victims
+from sampdetox_transforms.lab.victims.victim import Victim
 from sampdetox_transforms.networks.precision import fastest_dtype
 from sampdetox_transforms.transforms.transform import SampDetox
 
-TITLE = "Photographs and other images, 32 to 224 pixels"
+OPTIONS = {"kinds": tuple(KINDS), "triggers": NAMES, "victim": None, "batch_size": 20}
 
-SETTINGS = ("restore",)  # presets
-
-NO_DEFENSE = "none"
-
-Progress = Callable[[str, int, int], None]  # a row's name, rows done, rows in all
+VICTIM_KIND = "imagenet"
 
 
-@dataclass(frozen=True)
-class Treated:
-    """What a defense made of some images.
-
-    Attributes:
-        images: the results.
-        flagged: whether each was taken for a triggered one; None where the defense does not say.
-        mask: what was taken out of each; None where the defense has none.
-        ms: an image.
-    """
-
-    images: Float[Tensor, "n 3 h w"]
-    flagged: Bool[Tensor, " n"] | None
-    mask: Bool[Tensor, "n 1 h w"] | None
-    ms: float
-
-
-def run_photographs(
-    *,
-    data: str | Path | None = None,
-    out: str | Path | None = None,
-    n: int = 60,
-    seed: int = 0,
-    settings: Sequence[str] = SETTINGS,
-    kinds: Sequence[str] = tuple(KINDS),
-    triggers: Sequence[str] = NAMES,
-    build: Callable[[str], SampDetox] | None = None,
-    command: str = "",
-    overwrite: bool = False,
-    batch_size: int = 20,
-    progress: Progress = lambda name, done, total: None,
-) -> dict[str, Any]:
-    """Measure every cell and return the document that ``out`` (a JSON file) holds.
-
-    Args:
-        data: the folder of the data; None for the one that ``SAMPDETOX_DATA`` names.
-        n: images of each kind.
-        seed: draws images, places and noise.
-        settings: presets, and "none".
-        build: from a setting to its ``SampDetox``; None for the bundled weights.
-
-    Raises:
-        ValueError: an unknown kind or trigger, or a file of another run.
-        FileNotFoundError: no data.
-        ImportError: the classifier's packages are not there, for a kind that is shown to it.
-    """
+def cells(plan: Plan) -> Iterable[Cell]:
+    """A row for each kind, trigger and setting, and for each trigger of the victim; read when it is due."""
+    kinds, triggers = plan.options["kinds"], plan.options["triggers"]
     for what, names, allowed in (("kind", kinds, KINDS), ("trigger", triggers, NAMES)):
         for name in names:
             check_choice(what, name, tuple(allowed))
-    make = build or (lambda setting: SampDetox("bundled", preset=setting, seed=seed))
-    about = {"experiment": "photographs", "n": n, "seed": seed, **({"command": command} if command else {})}
-    sheet = Sheet(out, about, overwrite=overwrite)
-    plants, done, total = planted_triggers(data), 0, len(settings) * len(kinds) * len(triggers)
-    defenses: dict[str, SampDetox | None] = {}
+    plants, size = planted_triggers(plan.data), plan.options["batch_size"]
+    defense = cache(lambda setting: None if setting == NO_DEFENSE else plan.detox(setting))
+    images = cache(lambda kind: load_kind(kind, plan.n, plan.seed, data=plan.data))
+    judge = cache(lambda kind: Judge(load_lite_classifier(), images(kind)) if is_judged(kind) else None)
+
+    def row(setting: str, kind: str, trigger: str) -> dict[str, Any]:
+        seed = seed_of(kind, trigger, plan.seed)
+        return measure(plants[trigger], images(kind), defense(setting), judge(kind), seed, size)
+
     for kind in kinds:
-        wanted = [{"setting": s, "kind": kind, "trigger": t} for t in triggers for s in settings]
-        todo = [key for key in wanted if sheet.known(key) is None]
-        done += len(wanted) - len(todo)
-        if not todo:
-            continue
-        clean = load_kind(kind, n, seed, data=data)
-        judge = Judge(load_lite_classifier(), clean) if KINDS[kind].labels == "imagenet" else None
-        for key in todo:
-            setting, trigger = key["setting"], key["trigger"]
-            if setting not in defenses:
-                defenses[setting] = None if setting == NO_DEFENSE else make(setting)
-            cell_seed = seed_of(kind, trigger, seed)
-            row = measure(plants[trigger], clean, defenses[setting], judge, cell_seed, batch_size)
-            sheet.add({**key, **row})
-            done += 1
-            progress(" / ".join(key.values()), done, total)
-    return sheet.document()
+        for trigger in triggers:
+            for setting in plan.settings:
+                key = {"setting": setting, "kind": kind, "trigger": trigger}
+                yield Cell(key, partial(row, setting, kind, trigger))
+    if plan.options["victim"] is not None:
+        clean, ask = cache(lambda setting: treat(defense(setting), images(VICTIM_KIND).images, size)), cache(answers)
+
+        def victim_cell(setting: str, victim: Victim) -> dict[str, Any]:
+            found = images(VICTIM_KIND)
+            data = planted(victim, found.images, found.labels)
+            return victim_row(defense(setting), victim, data, clean(setting), ask=ask)
+
+        for victim in load_photograph_victims(plan.options["victim"], data=plan.data):
+            for setting in plan.settings:
+                key = {"setting": setting, "kind": VICTIM_KIND, "backdoor": victim.name}
+                yield Cell(key, partial(victim_cell, setting, victim))
+
+
+def is_judged(kind: str) -> bool:
+    """Whether the classifier knows the classes of this kind."""
+    return KINDS[kind].labels == "imagenet"
 
 
 class Judge:
@@ -135,79 +97,57 @@ def measure(
     detox: SampDetox | None,
     judge: Judge | None,
     seed: int,
-    batch_size: int,
+    batch_size: int = 20,
 ) -> dict[str, Any]:
     """One row, without its key."""
-    planted = trigger.plant(clean.images, torch.Generator().manual_seed(seed))
-    treated = treat(detox, planted.images, batch_size)
+    seen = trigger.plant(clean.images, torch.Generator().manual_seed(seed))
+    treated = treat(detox, seen.images, batch_size)
     row: dict[str, Any] = {"n": len(clean.images), "ms": round(treated.ms, 2)}
     if treated.flagged is not None:
         row["flagged"] = share(treated.flagged)
     if treated.mask is not None:
-        row |= coverage(planted, treated.mask)
-    change = (treated.images - planted.images).abs().mean(dim=(1, 2, 3)) * 255
+        row |= coverage(seen, treated.mask)
+    change = (treated.images - seen.images).abs().mean(dim=(1, 2, 3)) * 255
     row["change"] = round(float(change.mean()), 3)
     if treated.flagged is not None and not bool(treated.flagged.all()):
         row["change, not flagged"] = round(float(change[~treated.flagged].mean()), 3)
-    if judge is not None:
-        before, after = judge.answers(planted.images), judge.answers(treated.images)
-        row |= {"agreement, no defense": share(before == judge.clean), "agreement": share(after == judge.clean)}
-        row |= {"top-1, no defense": share(before == judge.labels), "top-1": share(after == judge.labels)}
-        if trigger.target is not None:
-            target = trigger.target()
-            other = judge.labels != target
-            row |= {"ASR, no defense": share(before[other] == target), "ASR": share(after[other] == target)}
-        row |= {"classifier ms": round(judge.ms, 2), "times": round(1 + treated.ms / judge.ms, 2)}
-    return row
+    return row if judge is None else {**row, **judged(judge, seen, treated, trigger)}
 
 
-def treat(detox: SampDetox | None, images: Float[Tensor, "n 3 h w"], batch_size: int) -> Treated:
-    """All images through a defense."""
-    if detox is None:
-        return Treated(images, None, None, 0.0)
-    begin = time.perf_counter()
-    parts = [detox.explain(part) for part in images.split(batch_size)]
-    ms = 1000 * (time.perf_counter() - begin) / len(images)
-    result = torch.cat([part.image for part in parts])
-    if any(part.mask is None for part in parts):
-        return Treated(result, None, None, ms)
-    mask = torch.cat([part.mask for part in parts if part.mask is not None])
-    level = torch.cat([part.timestep_map for part in parts])
-    return Treated(result, mask.flatten(1).any(1) | (level.flatten(1) > 0).any(1), mask, ms)
+def judged(judge: Judge, seen: Planted, treated: Treated, trigger: PlantedTrigger) -> dict[str, Any]:
+    """What the classifier says with and without the defense, and the time beside its own."""
+    before, after = judge.answers(seen.images), judge.answers(treated.images)
+    row: dict[str, Any] = {"agreement": share(after == judge.clean), "top-1": share(after == judge.labels)}
+    row |= {"agreement, no defense": share(before == judge.clean), "top-1, no defense": share(before == judge.labels)}
+    if trigger.target is not None:
+        target = trigger.target()
+        other = judge.labels != target
+        row |= {"ASR": share(after[other] == target), "ASR, no defense": share(before[other] == target)}
+    return {**row, "classifier ms": round(judge.ms, 2), "times": round(1 + treated.ms / judge.ms, 2)}
 
 
-def coverage(planted: Planted, mask: Bool[Tensor, "n 1 h w"]) -> dict[str, Any]:
+def coverage(seen: Planted, mask: Bool[Tensor, "n 1 h w"]) -> dict[str, Any]:
     """Shares of the trigger's pixels and of the others that lie in the mask, as means over the images.
 
     A pixel is the trigger's from half of its opacity on; where less of it shows, it counts for neither.
     """
-    covered = mask.float().mean(dim=(1, 2, 3))
-    if planted.alpha is None:
-        return {"others in the mask": round(float(covered.mean()), 4)}
-    own, other = planted.alpha >= 0.5, planted.alpha == 0
+    if seen.alpha is None:
+        return {"others in the mask": mean(mask)}
+    own, other = seen.alpha >= 0.5, seen.alpha == 0
     inside = (mask & own).sum(dim=(1, 2, 3)) / own.sum(dim=(1, 2, 3))
     beside = (mask & other).sum(dim=(1, 2, 3)) / other.sum(dim=(1, 2, 3))
-    return {
-        "found": share(inside >= 0.5),
-        "trigger in the mask": round(float(inside.mean()), 4),
-        "others in the mask": round(float(beside.mean()), 4),
-        "area": round(float(own.float().mean()), 4),
-    }
+    found = {"found": share(inside >= 0.5), "trigger in the mask": mean(inside)}
+    return {**found, "others in the mask": mean(beside), "area": mean(own)}
 
 
 def share(hits: Bool[Tensor, " n"]) -> dict[str, float]:
     """A share of images with its interval, for JSON."""
-    return {name: round(value, 4) for name, value in asdict(wilson(int(hits.sum()), len(hits))).items()}
+    return rounded(wilson(int(hits.sum()), len(hits)))
 
 
 def seed_of(kind: str, trigger: str, seed: int) -> int:
     """A cell's own seed; each defense gets the same images with the same triggers."""
     return seed * 1_000_003 + zlib.crc32(f"{kind}/{trigger}".encode())
-
-
-def cells(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    for row in rows:
-        yield tuple(shown(row.get(name)) for name in names)
 
 
 def shown(value: Any) -> str:
@@ -236,21 +176,43 @@ COLUMNS = {
     "times": "times the classifier",
 }
 
+VICTIM_COLUMNS = {
+    "backdoor": "backdoor",
+    "setting": "setting",
+    "CA": "CA, %",
+    "PA": "PA, %",
+    "ASR": "ASR, %",
+    "ms": "ms",
+}
 
-def render_photographs(document: Mapping[str, Any]) -> str:
-    """Markdown: a table for each setting."""
+
+def render(document: Document) -> str:
+    """A table for each setting, and one of the victims."""
     rows, parts = document["rows"], []
     for setting in dict.fromkeys(row["setting"] for row in rows):
-        own = [row for row in rows if row["setting"] == setting]
-        names = [name for name in COLUMNS if any(name in row for row in own)]
-        head = [f"| {' | '.join(COLUMNS[name] for name in names)} |", "|" + "---|" * len(names)]
-        body = [f"| {' | '.join(line)} |" for line in cells(own, names)]
-        parts.append("\n".join([f"`{setting}`:", "", *head, *body]))
-    settings = document["settings"]
-    command = f"`{settings['command']}`: " if "command" in settings else ""
-    made = all_in_words([document["environments"][i] for i in sorted({row["environment"] for row in rows})])
-    parts.append(
-        f"{command}{settings['n']} test images of each kind, seed {settings['seed']}; {made}. Shares in per cent with "
-        "95 % intervals (Wilson)."
+        own = [row for row in rows if row["setting"] == setting and "trigger" in row]
+        if own:
+            names = [name for name in COLUMNS if any(name in row for row in own)]
+            table = markdown(
+                [COLUMNS[name] for name in names], [[shown(row.get(name)) for name in names] for row in own]
+            )
+            parts.append(f"`{setting}`:\n\n{table}")
+    own = [row for row in rows if "backdoor" in row]
+    if own:
+        lines = [[shown(row[name]) for name in VICTIM_COLUMNS] for row in own]
+        parts.append(f"A backdoored classifier at 224 pixels:\n\n{markdown(list(VICTIM_COLUMNS.values()), lines)}")
+    return "\n\n".join(
+        [*parts, "Shares of images with 95 % intervals (Wilson); other shares are means over the images."]
     )
-    return "\n\n".join(parts) + "\n"
+
+
+PHOTOGRAPHS = Study(
+    title="Photographs and other images, 32 to 224 pixels",
+    cells=cells,
+    render=render,
+    n=60,
+    settings=("restore",),
+    dtype=None,
+    options=OPTIONS,
+    data=lambda plan: "test images of each kind",
+)

@@ -1,4 +1,4 @@
-"""Clocks: whole runs, and the parts of one."""
+"""Clocks: whole runs by torch's timer, and callables that say how long they took."""
 
 import time
 from collections import defaultdict
@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.benchmark import Timer
 
 from sampdetox_transforms.method.noise import subset
 from sampdetox_transforms.method.samplers import Noise
-
-# Clocks
 
 
 def clock(device: torch.device) -> float:
@@ -22,19 +21,15 @@ def clock(device: torch.device) -> float:
 
 
 def time_runs(run: Callable[[], Any], device: torch.device, repeats: int) -> list[float]:
-    """Seconds of each of ``repeats`` runs, after one that is not counted."""
+    """Seconds of each of about ``repeats`` whole runs, by torch's own timer, after two that are not counted.
+
+    A run that is too short for the clock is measured in blocks, whose seconds are divided by their length.
+    """
+    started = clock(device)
     run()
-    return time_each(run, device, repeats)
-
-
-def time_each(run: Callable[[], Any], device: torch.device, repeats: int) -> list[float]:
-    """Seconds of each of ``repeats`` runs."""
-    seconds = []
-    for _ in range(repeats):
-        started = clock(device)
-        run()
-        seconds.append(clock(device) - started)
-    return seconds
+    once = max(clock(device) - started, 1e-6)
+    timer = Timer("run()", globals={"run": run}, timer=lambda: clock(device), num_threads=torch.get_num_threads())
+    return timer.blocked_autorange(min_run_time=(repeats - 0.5) * once).times
 
 
 class Stopwatch:
@@ -68,40 +63,3 @@ class TimedNoise:
 
     def subset(self, index: Tensor) -> "TimedNoise":
         return TimedNoise(subset(self.noise, index), self.watch)
-
-
-class TimedSettings:
-    """The settings of a ``SampDetox``, whose algorithm is handed a map and noise with clocks.
-
-    A preset whose algorithm takes no map (the authors' code) has its map counted under "rest".
-    """
-
-    def __init__(self, settings: Any, watch: Stopwatch):
-        self.settings, self.watch = settings, watch
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.settings, name)
-
-    def algorithm(self) -> Callable[..., Any]:
-        algorithm = self.settings.algorithm()
-        clocks = {}
-        if "dissimilarity" in algorithm.keywords:
-            clocks["dissimilarity"] = self.watch.timed("SSIM map", algorithm.keywords["dissimilarity"])
-
-        def run(*args, noise: Noise, **kwargs):
-            return algorithm(*args, noise=TimedNoise(noise, self.watch), **clocks, **kwargs)
-
-        return run
-
-
-def timed_network(network: nn.Module, watch: Stopwatch) -> list[Any]:
-    """Hooks that add the time of a module's calls to "network"; remove them afterwards."""
-    started = []
-
-    def before(*_) -> None:
-        started.append(clock(watch.device))
-
-    def after(*_) -> None:
-        watch.seconds["network"] += clock(watch.device) - started.pop()
-
-    return [network.register_forward_pre_hook(before), network.register_forward_hook(after)]

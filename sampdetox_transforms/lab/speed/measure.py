@@ -13,8 +13,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sampdetox_transforms.lab.speed.clocks import Stopwatch, TimedSettings, time_each, time_runs, timed_network
+from sampdetox_transforms.lab.speed.clocks import Stopwatch, TimedNoise, clock, time_runs
 from sampdetox_transforms.lab.speed.table import PARTS, BatchSpeed, DefendedSpeed
+from sampdetox_transforms.method.algorithm1 import Algorithm1
+from sampdetox_transforms.method.noise import fresh_noise
+from sampdetox_transforms.method.sampdetox import on_schedule
 from sampdetox_transforms.networks.denoiser import Denoiser
 from sampdetox_transforms.transforms.transform import SampDetox
 
@@ -31,9 +34,6 @@ print(middle - start, time.perf_counter() - middle)
 """
 
 STATUS, RESET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
-# Measurements
 
 
 def with_batch_size(detox: SampDetox, batch_size: int) -> SampDetox:
@@ -115,23 +115,50 @@ def peak_memory_mb(run: Callable[[], Any], device: torch.device) -> float | None
 
 
 def measure_parts(detox: SampDetox, images: Float[Tensor, "b c h w"], repeats: int) -> dict[str, float]:
-    """Mean seconds of each of ``PARTS`` for one batch; "rest" is what is in none of the others."""
-    watch = Stopwatch(images.device)
-    timed: Any = copy.copy(detox)
-    timed.settings = TimedSettings(detox.settings, watch)
-    # Whatever a transform holds beside the denoiser is a network, too.
-    networks = [child.network if isinstance(child, Denoiser) else child for child in detox.children()]
-    networks = [n if isinstance(n, nn.Module) else detox.denoiser for n in networks]
-    timed(images)  # warm-up, before there are hooks
-    watch.seconds.clear()
-    hooks = [hook for network in networks for hook in timed_network(network, watch)]
-    try:
-        total = sum(time_each(lambda: timed(images), images.device, repeats))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    """Mean seconds of each of ``PARTS`` for one batch; "rest" is what is in none of the others.
+
+    The algorithm is run beside the transform, with networks, map and noise that have clocks.
+    """
+    watch, x0 = Stopwatch(images.device), core_images(detox, images)
+    algorithm, search = timed_algorithm(detox, watch), timed_search(detox, watch)
+    denoiser = on_schedule(watch.timed("network", detox.denoiser), detox.denoiser.schedule, detox.schedule)
+    noise = TimedNoise(fresh_noise, watch)
+    with torch.no_grad():
+        algorithm(x0, denoiser, detox.schedule, noise=noise, **search)  # warm-up
+        watch.seconds.clear()
+        started = clock(images.device)
+        for _ in range(repeats):
+            algorithm(x0, denoiser, detox.schedule, noise=noise, **search)
+        inside = (clock(images.device) - started) / repeats
     known = {name: watch.seconds[name] / repeats for name in PARTS[:-1]}
-    return {**known, "rest": max(total / repeats - sum(known.values()), 0.0)}
+    whole = median(time_runs(lambda: detox(images), images.device, repeats))
+    return {**known, "rest": inside - sum(known.values()) + max(whole - inside, 0.0)}
+
+
+def timed_algorithm(detox: SampDetox, watch: Stopwatch) -> Callable[..., Any]:
+    """The algorithm of a transform's settings, with a map that has a clock, where it takes one."""
+    settings = detox.settings
+    if not isinstance(settings, Algorithm1):
+        return settings.run
+    timed = copy.copy(settings)
+    object.__setattr__(timed, "difference", watch.timed("SSIM map", settings.difference))
+    return timed.run
+
+
+def timed_search(detox: SampDetox, watch: Stopwatch) -> dict[str, Any]:
+    """What the algorithm takes of a search, with networks that have clocks; nothing for one without."""
+    if detox.restorer is None:
+        return {}
+    networks = copy.copy(detox.restorer.small)
+    for name in ("look", "estimate", "fill"):
+        object.__setattr__(networks, name, watch.timed("network", getattr(networks, name)))
+    return {"networks": networks, "calibrations": detox.calibration}
+
+
+def core_images(detox: SampDetox, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "n k h w"]:
+    """Images in [-1, 1] with the network's channels: a grey network gets one colour after the other."""
+    x, wanted = images.float() * 2 - 1, detox.denoiser.channels
+    return x.flatten(0, 1)[:, None] if x.shape[1] > wanted else x.expand(-1, wanted, -1, -1)
 
 
 def measure_defended(

@@ -81,7 +81,7 @@ class Benchmark:
         first_call_seconds: of the very first batch, at the first batch size, before any warm-up.
         import_seconds: of torch and torchvision in a new process, and of this package's classes after them.
         batches: by batch size.
-        parts: seconds of the network, the map, the noise and the rest, for one batch of ``parts_batch_size`` images.
+        parts: seconds of all networks, the map, the noise and the rest, for one batch of ``parts_batch_size`` images.
     """
 
     settings: dict[str, Any]

@@ -82,10 +82,19 @@ def _vgg19(num_classes: int, channels: int) -> nn.Module:
     return Centred(network)
 
 
+def _resnet50(num_classes: int, channels: int) -> nn.Module:
+    """Torchvision's, for photographs of 224 pixels: what the cost of a defense is compared with there."""
+    network = torchvision.models.resnet50(num_classes=num_classes)
+    if channels != 3:
+        network.conv1 = nn.Conv2d(channels, 64, 7, 2, padding=3, bias=False)
+    return Centred(network)
+
+
 CLASSIFIERS: dict[str, Callable[[int, int], nn.Module]] = {
     "preact-resnet18": lambda num_classes, channels: PreActResNet18(num_classes, 64, channels),
     "preact-resnet18-narrow": lambda num_classes, channels: PreActResNet18(num_classes, 16, channels),
     "resnet34": _resnet34,
+    "resnet50": _resnet50,
     "vgg19": _vgg19,
 }
 

@@ -1,12 +1,10 @@
-"""The settings of a victim, and the files that it is kept in."""
+"""The settings of a victim, and the files that it is kept in. Importing it loads no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from sampdetox_transforms._common import check_choice
-from sampdetox_transforms.lab.attacks.recipes import CLEAN, COMPOSITE, RECIPES
-from sampdetox_transforms.lab.victims.classifiers import CLASSIFIERS
 
 CLASSIFIER, POISONING, ABOUT = "classifier.safetensors", "poisoning.safetensors", "victim.json"
 
@@ -57,6 +55,9 @@ class VictimConfig:
     bf16: bool | None = None
 
     def __post_init__(self) -> None:
+        from sampdetox_transforms.lab.attacks.recipes import CLEAN, COMPOSITE, RECIPES  # here: these load torch
+        from sampdetox_transforms.lab.victims.classifiers import CLASSIFIERS
+
         check_choice("attack", self.attack, (*RECIPES, COMPOSITE, CLEAN))
         check_choice("classifier", self.classifier, tuple(CLASSIFIERS))
         for name in ("size", "epochs", "batch_size"):

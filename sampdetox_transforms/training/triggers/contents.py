@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from sampdetox_transforms.training.triggers.draw import Images, choose, pixel_grid, uniform
+from sampdetox_transforms.training.triggers.draw import Every, Images, choose, pixel_grid, uniform
 
 # Contents: (the images concerned, all images, generator) -> (n, c, h, w) in [0, 1] -----------------------------------
 
@@ -22,11 +22,11 @@ def colours(images: Images, generator: Generator) -> Float[Tensor, "n c 1 1"]:
     return options[kind, torch.arange(n, device=images.device)]
 
 
-def solid(images: Images, every: Images, generator: Generator) -> Images:
+def solid(images: Images, every: Every, generator: Generator) -> Images:
     return colours(images, generator).expand_as(images)
 
 
-def two_colours(images: Images, every: Images, generator: Generator) -> Images:
+def two_colours(images: Images, every: Every, generator: Generator) -> Images:
     """Checkerboards and stripes of 1 to 3 pixels, and random pixels of two colours."""
     rows, columns, scale = pixel_grid(images)
     n = len(images)
@@ -39,7 +39,7 @@ def two_colours(images: Images, every: Images, generator: Generator) -> Images:
     return torch.lerp(colours(images, generator), colours(images, generator), odd)
 
 
-def noise(images: Images, every: Images, generator: Generator) -> Images:
+def noise(images: Images, every: Every, generator: Generator) -> Images:
     """Random pixels or blocks of pixels, grey or coloured, of full or lower contrast."""
     n, c, height, width = images.shape
     pixels = uniform((n, c, height, width), 0, 1, images, generator)
@@ -52,7 +52,7 @@ def noise(images: Images, every: Images, generator: Generator) -> Images:
     return torch.lerp(colours(images, generator), pixels, contrast)
 
 
-def gradient(images: Images, every: Images, generator: Generator) -> Images:
+def gradient(images: Images, every: Every, generator: Generator) -> Images:
     """From one colour to another within a few pixels, in any direction."""
     rows, columns, scale = pixel_grid(images)
     n = len(images)
@@ -62,12 +62,12 @@ def gradient(images: Images, every: Images, generator: Generator) -> Images:
     return torch.lerp(colours(images, generator), colours(images, generator), share)
 
 
-def sticker(images: Images, every: Images, generator: Generator) -> Images:
+def sticker(images: Images, every: Every, generator: Generator) -> Images:
     """Another image of the batch, shrunk or enlarged, turned, moved: a piece of the natural world."""
     return other_images(images, every, generator, 0.7, 4)
 
 
-def other_images(images: Images, every: Images, generator: Generator, low: float, high: float) -> Images:
+def other_images(images: Images, every: Every, generator: Generator, low: float, high: float) -> Images:
     """Other images of the batch, shrunk by a factor of low to high, turned, moved and mirrored beyond their borders."""
     n = len(images)
     index = torch.randint(len(every), (n,), generator=generator, device=images.device)

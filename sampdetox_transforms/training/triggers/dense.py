@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from sampdetox_transforms.training.triggers.contents import CONTENTS, colours, other_images
-from sampdetox_transforms.training.triggers.draw import Images, mixture, pixel_grid, smooth_noise, uniform
+from sampdetox_transforms.training.triggers.draw import Every, Images, mixture, pixel_grid, smooth_noise, uniform
 from sampdetox_transforms.training.triggers.shapes import LARGE_SHAPES
 
 
@@ -16,7 +16,7 @@ def dense_triggers(images: Images, generator: Generator) -> Images:
     return mixture(DENSE, images, generator).clamp(0, 1)
 
 
-def waves(images: Images, every: Images, generator: Generator) -> Images:
+def waves(images: Images, every: Every, generator: Generator) -> Images:
     """A periodic signal, sine or square, along any direction, 8 to 45 grey levels high."""
     rows, columns, scale = pixel_grid(images)
     n, c = images.shape[:2]
@@ -32,7 +32,7 @@ def waves(images: Images, every: Images, generator: Generator) -> Images:
     return images + uniform((n, 1, 1, 1), 8, 45, images, generator) / 255 * tint * wave
 
 
-def blends(images: Images, every: Images, generator: Generator) -> Images:
+def blends(images: Images, every: Every, generator: Generator) -> Images:
     """Mixed with 8 to 35 % of a picture: another image, or coloured shapes on a coloured ground."""
     n = len(images)
     drawing = mixture(CONTENTS, images, generator)
@@ -43,7 +43,7 @@ def blends(images: Images, every: Images, generator: Generator) -> Images:
     return torch.lerp(images, picture, uniform((n, 1, 1, 1), 0.08, 0.35, images, generator))
 
 
-def noise_patterns(images: Images, every: Images, generator: Generator) -> Images:
+def noise_patterns(images: Images, every: Every, generator: Generator) -> Images:
     """Blended with, or plus, random pixels, their range 3 to 30 % of all grey levels."""
     n = len(images)
     pattern = uniform(tuple(images.shape), 0, 1, images, generator)
@@ -53,7 +53,7 @@ def noise_patterns(images: Images, every: Images, generator: Generator) -> Image
     return torch.where(uniform((n, 1, 1, 1), 0, 1, images, generator) < 0.5, mixed, added)
 
 
-def smooth_patterns(images: Images, every: Images, generator: Generator) -> Images:
+def smooth_patterns(images: Images, every: Every, generator: Generator) -> Images:
     """Plus or minus a smooth pattern of 10 to 60 grey levels, of one colour (tint, vignette) or of many."""
     n, c = images.shape[:2]
     pattern = smooth_noise(images, c, generator, 2, 10)
@@ -63,7 +63,7 @@ def smooth_patterns(images: Images, every: Images, generator: Generator) -> Imag
     return images + sign * pattern * uniform((n, 1, 1, 1), 10, 60, images, generator) / 255
 
 
-def fewer_colours(images: Images, every: Images, generator: Generator) -> Images:
+def fewer_colours(images: Images, every: Every, generator: Generator) -> Images:
     """4 to 16 values a channel; half of them dithered with random noise."""
     steps = uniform((len(images), 1, 1, 1), 3, 16, images, generator).floor()
     dither = uniform(tuple(images.shape), -0.5, 0.5, images, generator)
@@ -71,7 +71,7 @@ def fewer_colours(images: Images, every: Images, generator: Generator) -> Images
     return (images * steps + strength * dither).round() / steps
 
 
-def warps(images: Images, every: Images, generator: Generator) -> Images:
+def warps(images: Images, every: Every, generator: Generator) -> Images:
     """Pixels moved by up to .4 to 2 pixels along a smooth random field."""
     n, (height, width) = len(images), images.shape[-2:]
     field = smooth_noise(images, 2, generator, 3, 6) * 2 - 1
@@ -83,7 +83,7 @@ def warps(images: Images, every: Images, generator: Generator) -> Images:
     return functional.grid_sample(images, moved, padding_mode="reflection", align_corners=True)
 
 
-def encodings(images: Images, every: Images, generator: Generator) -> Images:
+def encodings(images: Images, every: Every, generator: Generator) -> Images:
     """Plus what two random 3x3 convolutions make of the image and a coarse random grid: 1 to 8 grey levels strong."""
     n, c, height, width = images.shape
     message = smooth_noise(images, 1, generator, 4, 16)

@@ -9,10 +9,16 @@ from torch.nn import functional
 
 Images = Float[Tensor, "n c h w"]
 
+Every = Float[Tensor, "m c h w"]  # the batch that the images concerned are a part of
+
 Region = Float[Tensor, "n 1 h w"]
 
 
-def mixture(functions: Sequence[tuple[Callable, float]], images: Images, generator: Generator) -> Tensor:
+# Functions of (the images concerned, all images, generator), each with its share.
+Table = Sequence[tuple[Callable, float]]
+
+
+def mixture(functions: Table, images: Images, generator: Generator) -> Tensor:
     """For each image the result of one of the functions, drawn with its weight."""
     kind, result = choose(len(images), [weight for _, weight in functions], images, generator), None
     for k, (function, _) in enumerate(functions):

@@ -13,21 +13,23 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from sampdetox_transforms.training.triggers.contents import CONTENTS
-from sampdetox_transforms.training.triggers.draw import Images, mixture, uniform
+from sampdetox_transforms.training.triggers.draw import Images, Table, mixture, uniform
 from sampdetox_transforms.training.triggers.shapes import SHAPES
 
 
-def local_triggers(images: Images, generator: Generator) -> tuple[Images, Bool[Tensor, "n 1 h w"]]:
+def local_triggers(
+    images: Images, generator: Generator, shapes: Table = SHAPES, contents: Table = CONTENTS
+) -> tuple[Images, Bool[Tensor, "n 1 h w"]]:
     """A trigger on a part of each image, and the pixels that belong to it.
 
     A shape, a content, and a way to apply it: pasted at opacity 1 (half of them) or .3 to 1, added or subtracted.
     """
     n = len(images)
-    shape = mixture(SHAPES, images, generator)
+    shape = mixture(shapes, images, generator)
     soft = functional.avg_pool2d(shape, 3, stride=1, padding=1, count_include_pad=False)
     blurred = uniform((n, 1, 1, 1), 0, 1, images, generator) < 0.15
     region = torch.where(blurred, soft, shape)
-    content = mixture(CONTENTS, images, generator)
+    content = mixture(contents, images, generator)
     kind = uniform((n, 1, 1, 1), 0, 1, images, generator)
     opacity = uniform((n, 1, 1, 1), 0.3, 1, images, generator)
     opacity = torch.where(kind < 0.6, 1, opacity) * region

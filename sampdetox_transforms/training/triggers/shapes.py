@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Generator, Tensor
 
-from sampdetox_transforms.training.triggers.draw import Images, Region, choose, pixel_grid, smooth_noise, uniform
+from sampdetox_transforms.training.triggers.draw import Every, Images, Region, choose, pixel_grid, smooth_noise, uniform
 
 # Shapes: (the images concerned, all images, generator) -> (n, 1, h, w) in {0, 1} -------------------------------------
 
@@ -40,12 +40,12 @@ def box(images: Images, low: float, high: float, generator: Generator) -> tuple[
     return v, u
 
 
-def rectangles(images: Images, every: Images, generator: Generator, low: float = 2, high: float = 10) -> Region:
+def rectangles(images: Images, every: Every, generator: Generator, low: float = 2, high: float = 10) -> Region:
     v, u = box(images, low, high, generator)
     return torch.maximum(v.abs(), u.abs()).le(1).to(images)
 
 
-def shapes_in_boxes(images: Images, every: Images, generator: Generator, low: float = 4, high: float = 13) -> Region:
+def shapes_in_boxes(images: Images, every: Every, generator: Generator, low: float = 4, high: float = 13) -> Region:
     """Discs, rings, outlines, plus signs, crosses, triangles and checkered boxes."""
     v, u = box(images, low, high, generator)
     inside = torch.maximum(v.abs(), u.abs()) <= 1
@@ -67,7 +67,7 @@ def shapes_in_boxes(images: Images, every: Images, generator: Generator, low: fl
     return kinds[torch.arange(len(images), device=images.device), kind][:, None].to(images)
 
 
-def lines(images: Images, every: Images, generator: Generator) -> Region:
+def lines(images: Images, every: Every, generator: Generator) -> Region:
     """One or two straight lines 1 to 3 pixels wide, through the whole image or a part of it."""
     rows, columns, scale = pixel_grid(images)
     n, (height, width) = len(images), images.shape[-2:]
@@ -88,7 +88,7 @@ def lines(images: Images, every: Images, generator: Generator) -> Region:
     return region
 
 
-def frames(images: Images, every: Images, generator: Generator) -> Region:
+def frames(images: Images, every: Every, generator: Generator) -> Region:
     """A border around the image, or on some of its sides, 1 to 4 pixels wide, up to 2 pixels from the edge."""
     rows, columns, scale = pixel_grid(images)
     n, (height, width) = len(images), images.shape[-2:]
@@ -105,7 +105,7 @@ def frames(images: Images, every: Images, generator: Generator) -> Region:
     return ((distance >= gap) & (distance < gap + wide)).to(images)
 
 
-def scattered(images: Images, every: Images, generator: Generator) -> Region:
+def scattered(images: Images, every: Every, generator: Generator) -> Region:
     """4 to 40 single pixels, all over the image or in a box."""
     n, (height, width) = len(images), images.shape[-2:]
     allowed = rectangles(images, every, generator, 6, 24) > 0
@@ -115,7 +115,7 @@ def scattered(images: Images, every: Images, generator: Generator) -> Region:
     return (allowed & (draw < number / allowed.sum(dim=(2, 3), keepdim=True).clamp(min=1))).to(images)
 
 
-def strokes(images: Images, every: Images, generator: Generator) -> Region:
+def strokes(images: Images, every: Every, generator: Generator) -> Region:
     """A scribble of short strokes in a row of cells (like writing), or of one long bent stroke."""
     rows, columns, scale = pixel_grid(images)
     n, count, side = len(images), 8, min(images.shape[-2:])
@@ -140,7 +140,7 @@ def strokes(images: Images, every: Images, generator: Generator) -> Region:
     return (distance <= uniform((n, 1, 1, 1), 0.6, 1.6, images, generator) * scale).to(images)
 
 
-def blobs(images: Images, every: Images, generator: Generator) -> Region:
+def blobs(images: Images, every: Every, generator: Generator) -> Region:
     """Smooth noise above a threshold, within a disc: the outline of some object."""
     v, u = box(images, 8, 24, generator)
     noise = smooth_noise(images, 1, generator, low=4, high=9)
@@ -148,7 +148,7 @@ def blobs(images: Images, every: Images, generator: Generator) -> Region:
     return ((noise > level) & (v.square() + u.square() <= 1)).to(images)
 
 
-def mirrored(images: Images, every: Images, generator: Generator) -> Region:
+def mirrored(images: Images, every: Every, generator: Generator) -> Region:
     """The same small rectangle in two to four corners."""
     region = rectangles(images, every, generator, 1, 5)
     chance = uniform((len(images), 3, 1, 1), 0, 1, images, generator) < 0.75
@@ -158,7 +158,7 @@ def mirrored(images: Images, every: Images, generator: Generator) -> Region:
     return result
 
 
-def several(images: Images, every: Images, generator: Generator) -> Region:
+def several(images: Images, every: Every, generator: Generator) -> Region:
     """Two or three rectangles or other shapes."""
     first = rectangles(images, every, generator, 2, 7)
     second = rectangles(images, every, generator, 2, 7)

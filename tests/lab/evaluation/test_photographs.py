@@ -1,19 +1,16 @@
 """Experiment ``photographs``: what a row says, resuming, and the table."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from sampdetox_transforms.lab.evaluation.kinds import Images, load_kind
-from sampdetox_transforms.lab.evaluation.photographs import (
-    Judge,
-    coverage,
-    measure,
-    render_photographs,
-    run_photographs,
-)
+from sampdetox_transforms.lab.evaluation.photographs import Judge, coverage, measure
 from sampdetox_transforms.lab.evaluation.planted import Planted, PlantedTrigger, planted_triggers, solid, somewhere
+from sampdetox_transforms.lab.evaluation.run import run_experiment
+from sampdetox_transforms.lab.evaluation.study import Plan
 
 GREY = Images(torch.full((6, 3, 32, 32), 0.5), torch.zeros(6, dtype=torch.long))
 
@@ -24,14 +21,17 @@ class Perfect:
     def explain(self, images):
         mask = (images == 1).all(dim=1, keepdim=True)
         return SimpleNamespace(
-            image=torch.where(mask, 0.5, images), mask=mask, timestep_map=torch.zeros_like(mask, dtype=torch.float64)
+            image=torch.where(mask, 0.5, images),
+            mask=mask,
+            timestep_map=torch.zeros_like(mask, dtype=torch.float64),
+            network_calls=torch.ones(len(images)),
         )
 
 
 class Blind(Perfect):
     def explain(self, images):
         found = super().explain(images)
-        return SimpleNamespace(image=images, mask=found.mask & False, timestep_map=found.timestep_map)
+        return SimpleNamespace(**{**vars(found), "image": images, "mask": found.mask & False})
 
 
 def brightness(images):
@@ -83,33 +83,41 @@ def options(tmp_path):
     return {"out": tmp_path / "rows.json", "n": 4, "kinds": ["drawn"], "triggers": ["none", "white square"]}
 
 
-def test_a_run_goes_on_where_it_stopped(options):
-    built = []
+def test_a_run_goes_on_where_it_stopped(options, monkeypatch):
+    explained = []
 
-    def build(setting):
-        built.append(setting)
-        return Perfect()
+    class Counting(Perfect):
+        def explain(self, images):
+            if len(explained) == 1 and failing:
+                raise KeyboardInterrupt
+            explained.append(len(images))
+            return super().explain(images)
 
-    first = run_photographs(**{**options, "triggers": ["none"]}, build=build)
-    second = run_photographs(**options, build=build)
-    assert built == ["restore", "restore"] and second["rows"][0] == first["rows"][0] and len(second["rows"]) == 2
-    run_photographs(**options, build=build)
-    assert len(built) == 2
+    failing = [True]
+    monkeypatch.setattr(Plan, "detox", lambda self, preset: Counting())
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment("photographs", **options)
+    failing.clear()
+    first = json.loads(options["out"].read_text())["rows"]
+    result = run_experiment("photographs", **options)
+    assert explained == [4, 4] and len(first) == 1 and result.document["rows"][0] == first[0]
+    run_experiment("photographs", **options)
+    assert len(explained) == 2
     with pytest.raises(ValueError, match="another n"):
-        run_photographs(**{**options, "n": 5}, build=build)
-    table = render_photographs(second)
-    assert "| drawn | white square | " in table and "4 test images of each kind, seed 0" in table
+        run_experiment("photographs", **{**options, "n": 5})
+    assert "| drawn | white square | 100.0 [" in result.text and "n = 4, seed 0" in result.text
+    assert options["out"].with_suffix(".md").read_text() == result.text
 
 
 def test_unknown_names_are_refused_before_any_work(options):
     with pytest.raises(ValueError, match="trigger must be one of"):
-        run_photographs(**{**options, "triggers": ["white sqare"]}, build=lambda setting: pytest.fail("built"))
-    assert not options["out"].exists()
+        run_experiment("photographs", **{**options, "triggers": ["white sqare"]})
 
 
 def test_bundled_weights_on_drawn_signs(options):
-    document = run_photographs(**options, settings=["none", "restore"])
-    assert [row["setting"] for row in document["rows"]] == ["none", "restore"] * 2
+    settings = ["no defense", "restore"]
+    document = run_experiment("photographs", **options, settings=settings).document
+    assert [row["setting"] for row in document["rows"]] == settings * 2
 
 
 def test_seeds_are_the_cells_own():

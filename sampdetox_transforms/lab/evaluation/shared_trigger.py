@@ -1,0 +1,244 @@
+"""Shared triggers measured: attack x share of triggered images x CA, PA, ASR, found, matched, beside the default alone.
+
+``measure_shared`` makes the rows of one victim, ``claims_on_clean`` counts what is claimed where there is no trigger,
+``write_report`` writes both as JSON and Markdown.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sampdetox_transforms._common import write_atomically
+from sampdetox_transforms.lab.environment import describe, in_words
+from sampdetox_transforms.lab.metrics import Share, wilson
+from sampdetox_transforms.method.shared_trigger import recover_shared
+from sampdetox_transforms.transforms.shared_trigger import SharedTrigger, from_recovered
+
+DEFAULT, TAKEN_OUT, BOTH = "default alone", "trigger taken out", "taken out, then default"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A classifier with a backdoor: images in [0, 1] to logits, what puts the trigger on, and the attacker's class."""
+
+    name: str
+    model: Callable[[Tensor], Tensor]
+    trigger: Callable[[Tensor], Tensor]
+    target_label: int
+
+
+@dataclass(frozen=True)
+class SharedRow:
+    """One way to purify, for one victim and one share of triggered images in the traffic.
+
+    Attributes:
+        attack, triggered, defense: which; ``triggered`` of ``traffic`` images carry the trigger.
+        CA, PA, ASR: as in the paper, with intervals; of other images than the traffic's.
+        found: whether a trigger was claimed, ``p_value`` how surely.
+        matched, clean_matched: shares of the triggered and the clean images of the evaluation that match.
+        correlation: of what the recovered pattern changes in the mean image with what the true trigger changes.
+    """
+
+    attack: str
+    triggered: int
+    traffic: int
+    defense: str
+    CA: Share
+    PA: Share
+    ASR: Share
+    found: bool
+    p_value: float | None
+    matched: Share
+    clean_matched: Share
+    correlation: float | None
+
+
+@dataclass(frozen=True)
+class Looked:
+    """Images, their labels, and what the default makes of them."""
+
+    images: Float[Tensor, "n c h w"]
+    labels: Int[Tensor, " n"]
+    purified: Float[Tensor, "n c h w"]
+
+
+def look(images: Tensor, labels: Tensor, purify: Callable[[Tensor], Tensor], at_once: int = 32) -> Looked:
+    """Purify images once; measurements of several victims share the clean ones."""
+    return Looked(images, labels, torch.cat([purify(batch) for batch in images.split(at_once)]))
+
+
+def measure_shared(
+    subject: Subject,
+    traffic: Looked,
+    evaluation: Looked,
+    purify: Callable[[Tensor], Tensor],
+    *,
+    triggered: Sequence[int] = (10, 40),
+    false_alarm_rate: float = 0.01,
+    fill: Any = None,
+    again: bool = True,
+) -> tuple[list[SharedRow], dict[int, SharedTrigger | None]]:
+    """The rows of one victim, and the triggers that were recovered.
+
+    The first images of the traffic whose class is not the target get the trigger. Labels serve the measuring only.
+
+    Args:
+        subject: the victim.
+        traffic, evaluation: clean images of one size, none in both.
+        purify: the default, images in [0, 1] to images.
+        triggered: how many images of the traffic carry the trigger.
+        false_alarm_rate, fill: as for ``recover_trigger`` and ``SharedTrigger``.
+        again: measure the default behind the removal, too, which looks at all matched images once more.
+    """
+    candidates = (traffic.labels != subject.target_label).nonzero()[:, 0][: max(triggered)]
+    if len(candidates) < max(triggered):
+        raise ValueError(
+            f"traffic must have {max(triggered)} images of other classes than the target, got {len(candidates)}. "
+            "Give more images."
+        )
+    with_trigger = look(eight_bits(subject.trigger(traffic.images[candidates])), traffic.labels[candidates], purify)
+    others = evaluation.labels != subject.target_label
+    true = evaluation.labels[others]
+    attacked = look(eight_bits(subject.trigger(evaluation.images[others])), true, purify)
+
+    def score(clean: Tensor, dirty: Tensor) -> dict[str, Share]:
+        with torch.no_grad():
+            answers, dirty_answers = subject.model(clean).argmax(dim=1), subject.model(dirty).argmax(dim=1)
+        return {
+            "CA": share(answers == evaluation.labels),
+            "PA": share(dirty_answers == true),
+            "ASR": share(dirty_answers == subject.target_label),
+        }
+
+    rows, recovered = [], {}
+    for number in triggered:
+        some = candidates[:number]
+        images = traffic.images.index_put((some,), with_trigger.images[:number])
+        purified = traffic.purified.index_put((some,), with_trigger.purified[:number])
+        found = recover_shared(images, purified, false_alarm_rate=false_alarm_rate, most=1)
+        trigger = from_recovered(found[0], false_alarm_rate, fill) if found else None
+        recovered[number] = trigger
+        clean_hits, hits = (
+            torch.zeros(len(x), dtype=torch.bool) if trigger is None else trigger.matches(x)
+            for x in (evaluation.images, attacked.images)
+        )
+        ways: dict[str, tuple[Tensor, ...]] = {DEFAULT: (evaluation.purified, attacked.purified)}
+        if trigger is not None:
+            taken = [(x, trigger.remove(x.images), m) for x, m in ((evaluation, clean_hits), (attacked, hits))]
+            ways[TAKEN_OUT] = tuple(torch.where(m[:, None, None, None], out, x.purified) for x, out, m in taken)
+            if again:
+                ways[BOTH] = tuple(_purified_where(m, out, x.purified, purify) for x, out, m in taken)
+        for defense, (clean, dirty) in ways.items():
+            rows.append(
+                SharedRow(
+                    attack=subject.name,
+                    triggered=number,
+                    traffic=len(traffic.images),
+                    defense=defense,
+                    **score(clean, dirty),
+                    found=trigger is not None,
+                    p_value=None if trigger is None else trigger.p_value,
+                    matched=share(hits),
+                    clean_matched=share(clean_hits),
+                    correlation=correlation(trigger, evaluation.images[others], attacked.images),
+                )
+            )
+    return rows, recovered
+
+
+def _purified_where(matched: Tensor, taken_out: Tensor, purified: Tensor, purify: Callable[[Tensor], Tensor]) -> Tensor:
+    """What the default makes of the images without their trigger; the others as it left them."""
+    result = purified.clone()
+    if bool(matched.any()):
+        result[matched] = torch.cat([purify(batch) for batch in taken_out[matched].split(32)])
+    return result
+
+
+def claims_on_clean(
+    pools: Mapping[str, tuple[Tensor, Tensor]],
+    *,
+    draws: int = 100,
+    n: int = 200,
+    false_alarm_rate: float = 0.01,
+    seed: int = 0,
+) -> dict[str, list[int]]:
+    """How often a trigger is claimed where there is none: for each kind [claims, draws], the draws shared evenly.
+
+    Args:
+        pools: for each kind clean images and what the default makes of them, n of them or more.
+        draws: in all; each takes n images of one kind.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    counts = {name: [0, 0] for name in pools}
+    for draw in range(draws):
+        name = list(pools)[draw % len(pools)]
+        images, purified = pools[name]
+        some = torch.randperm(len(images), generator=generator)[:n]
+        claimed = recover_shared(images[some], purified[some], false_alarm_rate=false_alarm_rate, most=1, seed=draw)
+        counts[name][0] += bool(claimed)
+        counts[name][1] += 1
+    return counts
+
+
+def correlation(trigger: SharedTrigger | None, clean: Tensor, dirty: Tensor) -> float | None:
+    """Of what the recovered trigger and the true one change in the mean image."""
+    if trigger is None:
+        return None
+    mean = clean.mean(dim=0)
+    change = (mean * (1 - trigger.opacity) + trigger.pattern) - mean
+    pair = torch.stack([change.flatten(), (dirty - clean).mean(dim=0).flatten()])
+    return float(torch.corrcoef(pair)[0, 1])
+
+
+def eight_bits(images: Tensor) -> Tensor:
+    """As images are when they come from a file."""
+    return (images * 255).round() / 255
+
+
+def share(hits: Tensor) -> Share:
+    return wilson(int(hits.sum()), len(hits))
+
+
+def table(rows: Sequence[SharedRow], clean: Mapping[str, Sequence[int]] | None = None) -> str:
+    """The rows as Markdown: shares in %, one line a way to purify."""
+    lines = [
+        "| attack | triggered | defense | CA | PA | ASR | found | matched | clean matched | correlation |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        numbers = [f"{100 * value.value:.1f}" for value in (row.CA, row.PA, row.ASR)]
+        told = ["-"] * 4
+        if row.defense != DEFAULT or not row.found:
+            told = ["yes" if row.found else "no", f"{100 * row.matched.value:.1f}"]
+            told.append(f"{100 * row.clean_matched.value:.1f}")
+            told.append("-" if row.correlation is None else f"{row.correlation:.2f}")
+        cells = [row.attack, f"{row.triggered} of {row.traffic}", row.defense, *numbers, *told]
+        lines.append(f"| {' | '.join(cells)} |")
+    if clean:
+        lines += ["", "| clean images of | draws | a trigger claimed |", "|---|---|---|"]
+        lines += [f"| {name} | {draws} | {claims} |" for name, (claims, draws) in clean.items()]
+        claims, draws = (sum(count[i] for count in clean.values()) for i in (0, 1))
+        lines.append(f"| all | {draws} | {claims} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_report(
+    path: Path, rows: Sequence[SharedRow], clean: Mapping[str, Sequence[int]] | None = None, *, about: str = ""
+) -> None:
+    """PATH.json with intervals and environment, and PATH.md."""
+    environment = describe()
+    result = {
+        "about": about,
+        "environment": environment,
+        "rows": [asdict(row) for row in rows],
+        "clean": {name: list(count) for name, count in (clean or {}).items()},
+    }
+    text = table(rows, clean) + f"\n{about} {in_words(environment)}.\n"
+    write_atomically(path.with_suffix(".json"), lambda part: part.write_text(json.dumps(result, indent=1) + "\n"))
+    write_atomically(path.with_suffix(".md"), lambda part: part.write_text(text))

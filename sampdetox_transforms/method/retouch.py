@@ -1,0 +1,105 @@
+"""Dense triggers that need no network: colour casts, warps, waves. Pure functions on (b, c, h, w) tensors in [-1, 1].
+
+Each takes away what one kind of trigger needs and a classifier hardly does. All of them are differentiable, look at
+each image alone, and clamp their result to [-1, 1].
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional
+
+from sampdetox_transforms.method.windows import gaussian_window, local_mean
+
+SIDE = 32  # the shorter side, in pixels, that sizes of casts are given for
+
+
+def without_colour_cast(
+    x: Float[Tensor, "b c h w"], sigma: float = 8.0, amount: float | Float[Tensor, " b"] = 1.0
+) -> Float[Tensor, "b c h w"]:
+    """The image without the low frequencies of its colour; grey images stay as they are.
+
+    y is the mean of the channels, c = x - y the colour: x' = y + c - amount * blur(c). A smooth additive trigger (Zeng
+    et al. 2021) is mostly such a cast. The mean colour goes too: this is grey world (Buchsbaum 1980) at each place.
+
+    Args:
+        x: images in [-1, 1].
+        sigma: width of the Gaussian blur, in pixels of an image whose shorter side is 32.
+        amount: share of the blurred colour that is taken away, one for all or one for each image; 0 changes nothing, 1
+            takes all of it.
+    """
+    if x.shape[1] == 1 or (not isinstance(amount, Tensor) and amount == 0):
+        return x
+    if isinstance(amount, Tensor):
+        amount = amount.to(x)[:, None, None, None]
+    colour = x - x.mean(dim=1, keepdim=True)
+    return (x - amount * blurred(colour, sigma * min(x.shape[-2:]) / SIDE)).clamp(-1, 1)
+
+
+def colour_amount(likely: Float[Tensor, " b"], least: float = 0.5, gain: float = 3.0) -> Float[Tensor, " b"]:
+    """How much of the smooth colour is taken from each image: ``least`` from all, all of it where a trigger is likely.
+
+    Args:
+        likely: probability in [0, 1] that an image carries a dense trigger.
+        least: share that every image loses, in [0, 1].
+        gain: all of it is taken from a probability of 1 / gain on.
+    """
+    return least + (1 - least) * (gain * likely).clamp(max=1)
+
+
+def mostly_colour(
+    x: Float[Tensor, "b c h w"], estimate: Float[Tensor, "b c h w"], sigma: float = 8.0, share: float = 0.15
+) -> Bool[Tensor, " b"]:
+    """Whether what an estimate of the image without its dense trigger changes is, for this share, a colour cast.
+
+    Then ``without_colour_cast`` alone is the better answer: it leaves the details that an estimate and a high noise
+    level would cost. The share is of the change's energy; an estimate that changes nothing has none.
+    """
+    if x.shape[1] == 1:
+        return torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    change = estimate - x
+    colour = change - change.mean(dim=1, keepdim=True)
+    rest = change - blurred(colour, sigma * min(x.shape[-2:]) / SIDE)
+    return energy(change) - energy(rest) > share * energy(change)
+
+
+def mostly_fine(
+    x: Float[Tensor, "b c h w"], estimate: Float[Tensor, "b c h w"], sigma: float = 1.0, share: float = 0.2
+) -> Bool[Tensor, " b"]:
+    """Whether what an estimate changes is, for this share of its energy, detail finer than a blur of ``sigma`` pixels.
+
+    What is left of noise and of waves drowns in little noise; of a picture or a smooth pattern it does not.
+    """
+    change = estimate - x
+    return energy(change - blurred(change, sigma)) > share * energy(change)
+
+
+def resampled(x: Float[Tensor, "b c h w"], factor: float) -> Float[Tensor, "b c h w"]:
+    """Shrunk by a factor in (0, 1] and enlarged again (bicubic, antialiased): 1 changes nothing.
+
+    A backdoor that is tied to where each pixel lies, as that of a warp (Nguyen and Tran 2021), does not survive it.
+    """
+    size = list(x.shape[-2:])
+    small = [max(1, round(side * factor)) for side in size]
+    if small == size:
+        return x
+    shrunk = functional.interpolate(x, size=small, mode="bicubic", antialias=True)
+    return functional.interpolate(shrunk, size=size, mode="bicubic").clamp(-1, 1)
+
+
+def sharpened(x: Float[Tensor, "b c h w"], amount: float, sigma: float = 0.8) -> Float[Tensor, "b c h w"]:
+    """Unsharp mask: x' = x + amount * (x - blur(x)), sigma in pixels; an amount of 0 changes nothing.
+
+    It gives back what diffusion and resampling blur; blur itself is what the backdoor of a warp answers to.
+    """
+    return (x + amount * (x - blurred(x, sigma))).clamp(-1, 1) if amount else x
+
+
+def blurred(x: Float[Tensor, "b c h w"], sigma: float) -> Float[Tensor, "b c h w"]:
+    """Gaussian blur of every plane, cut off at 3 sigma, with mirrored borders."""
+    return local_mean(x, gaussian_window(sigma, max(1, round(3 * sigma)), device=x.device).to(x.dtype))
+
+
+def energy(x: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
+    """Mean square of each image."""
+    return x.square().mean(dim=(1, 2, 3))

@@ -1,0 +1,141 @@
+"""What a group of images shares, as J = (1 - a) I + P: the pattern P and the opacity a of each pixel.
+
+Dekel et al. (CVPR 2017) write a W for P. Where a is 0 the trigger is added, where it is 1 nothing of the image is left.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sampdetox_transforms.method.search import dilate
+from sampdetox_transforms.method.shared.spectrum import restored, smoothed, transformed
+
+CLIPPED = 0.5 / 255  # so near to 0 or 1 a value may have been cut off
+
+# Frequencies, as shares of the highest, at which the gain of the residual is estimated anew
+BANDS = (0.016, 0.047, 0.09, 0.144, 0.22, 0.31, 0.44, 0.63)
+
+# Windows of coefficients, and from how many times the noise's energy on there is a pattern in one
+WINDOWS = ((1, 5.0), (3, 1.7), (7, 1.2))
+
+USUAL_GAIN = 1.2  # of what the residual must be multiplied with, where the images say little about it
+
+OPAQUE = 0.9  # from this opacity on nothing of the image is left below the pattern
+
+
+class Shared(NamedTuple):
+    """What images share: ``pattern`` (c, h, w) is what is added, ``opacity`` (1, h, w) what is taken of the image."""
+
+    pattern: Float[Tensor, "c h w"]
+    opacity: Float[Tensor, "1 h w"]
+
+    @property
+    def opaque(self) -> Bool[Tensor, "1 h w"]:
+        return self.opacity >= OPAQUE
+
+
+def estimate(
+    images: Float[Tensor, "m c h w"],
+    purified: Float[Tensor, "m c h w"],
+    others: Float[Tensor, "n c h w"],
+    others_purified: Float[Tensor, "n c h w"],
+) -> Shared:
+    """What ``images`` in [0, 1] share, beside ``others`` which do not.
+
+    The residual, image minus purified, has the pattern's shape, but not its size: the purifier takes more of some
+    frequencies than of others. The size is that of mean(images) - mean(others), which is right on average.
+    """
+    residual = _unclipped_mean(images - purified, images) - (others - others_purified).median(dim=0).values
+    noise = transformed(images - purified).var(dim=0) / len(images)
+    patch = _patch(images, residual, others)
+    pattern = restored(_with_gain(residual, noise, images, others)[None])[0]
+    if bool(patch.any()):
+        picture = images.median(dim=0).values
+        inside = dilate(patch[None], 1)[0]
+        if float((residual * inside).square().sum()) > 0.7 * float(residual.square().sum()):
+            return Shared(torch.where(patch, picture, 0), patch.to(images))
+        alpha = patch.to(images)
+        return Shared(torch.where(patch, picture, pattern), alpha)
+    alpha = blend(images, others)
+    if alpha > 0:
+        # mean(J) - mean(I) = P - a mean(I)
+        pattern = pattern + alpha * others.mean(dim=0)
+        pattern = pattern.clamp(0, alpha)
+    return Shared(pattern, torch.full_like(pattern[:1], alpha))
+
+
+def blend(images: Float[Tensor, "m c h w"], others: Float[Tensor, "n c h w"]) -> float:
+    """The share of a picture that is mixed into all of an image: 0 unless the images' range says otherwise.
+
+    No pixel of (1 - a) I + a W spans more than 1 - a, while those of other images span all of [0, 1]. As many others
+    are taken at a time as there are images, and what the narrowest of a hundred such groups spans is no evidence.
+    """
+    m = len(images)
+    if m < 6 or len(others) < 2 * m:
+        return 0.0
+    generator = torch.Generator().manual_seed(0)
+    draws = [torch.randperm(len(others), generator=generator)[:m].to(others.device) for _ in range(50)]
+    usual = torch.stack([_span(others[draw]) for draw in draws])
+    span = _span(images)
+    if span >= usual.min() or span < 0.4:
+        return 0.0
+    alpha = float(1 - span / usual.median())
+    return alpha if alpha > 0.05 else 0.0
+
+
+def _span(images: Float[Tensor, "m c h w"]) -> Float[Tensor, ""]:
+    """What the widest pixels span, a few images at each end and one pixel in a hundred left out."""
+    ordered, few = images.sort(dim=0).values, 1 + len(images) // 16
+    return (ordered[-1 - few] - ordered[few]).flatten().quantile(0.99)
+
+
+def _unclipped_mean(residual: Tensor, images: Tensor) -> Float[Tensor, "c h w"]:
+    """The mean over values that are not cut off, where a third of them is not; over all elsewhere."""
+    kept = ((images > CLIPPED) & (images < 1 - CLIPPED)).to(residual)
+    number = kept.sum(dim=0)
+    clean = (residual * kept).sum(dim=0) / number.clamp(min=1)
+    return torch.where(number >= max(3, len(images) / 3), clean, residual.mean(dim=0))
+
+
+def _patch(images: Tensor, residual: Tensor, others: Tensor) -> Bool[Tensor, "1 h w"]:
+    """Pixels that are the same in four images of five, while they vary elsewhere and the purifier changed them."""
+    middle = images.median(dim=0).values
+    spread = (images - middle).abs().quantile(0.8, dim=0)
+    same = (spread <= (0.1 * others.std(dim=0)).clamp(min=2.5 / 255)).all(dim=0, keepdim=True)
+    changed = residual.abs().amax(dim=0, keepdim=True) > 0.02
+    return same & changed
+
+
+def _with_gain(residual: Tensor, noise: Tensor, images: Tensor, others: Tensor) -> Float[Tensor, "c h w"]:
+    """The residual's coefficients, those of each band and of brightness and colour multiplied by one gain.
+
+    The gain is a least-squares fit to mean(images) - mean(others), whose variance is known from the others, and
+    leans towards ``USUAL_GAIN``.
+    """
+    coefficients, elsewhere = transformed(images), transformed(others)
+    shape = transformed(residual[None])[0]
+    shape = shape * above_noise(shape, noise)
+    direct = coefficients.mean(dim=0) - elsewhere.mean(dim=0)
+    variance = smoothed(elsewhere.var(dim=0)[None], 3)[0] * (1 / len(images) + 1 / len(others)) + 1e-8
+    height, width = shape.shape[-2:]
+    rows, columns = (torch.arange(size, device=shape.device) / size for size in (height, width))
+    band = torch.bucketize((rows[:, None].square() + columns.square()).sqrt(), shape.new_tensor(BANDS))
+    index = band + (len(BANDS) + 1) * (torch.arange(len(shape), device=shape.device) > 0)[:, None, None]
+    index = index.expand_as(shape).flatten()
+
+    def summed(values: Tensor) -> Tensor:
+        return shape.new_zeros(2 * (len(BANDS) + 1)).index_add(0, index, values.flatten())
+
+    gain = (summed(direct * shape / variance) + USUAL_GAIN) / (summed(shape.square() / variance) + 1)
+    return shape * gain.clamp(0.5, 8)[index].view_as(shape)
+
+
+def above_noise(shape: Float[Tensor, "c h w"], noise: Float[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:
+    """How much of each coefficient is pattern, in [0, 1]: 0 where no window around it holds more energy than noise."""
+    shares = []
+    for side, times in WINDOWS:
+        energy, expected = (smoothed(values[None], side)[0] for values in (shape.square(), noise))
+        shares.append(torch.where(energy > times * expected, 1 - expected / energy.clamp(min=1e-12), 0))
+    return torch.stack(shares).amax(dim=0)

@@ -1,0 +1,75 @@
+"""Whitening: natural images have most of their energy in few coefficients of the cosine transform; a trigger need not.
+
+The colours are brought into brightness and two opponent planes, and each plane into its cosine transform (DCT-II, whose
+mirrored borders add no edge). There each coefficient is divided by what it usually is.
+"""
+
+import math
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+OPPONENT = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
+
+SMALLEST = 1e-4  # below the rounding of 8-bit images
+
+# A coefficient's neighbourhood in one image, as a share of the plane, and how much of the whole image's energy it has
+OWN_WINDOW, OWN_FLOOR = 0.47, 0.1
+
+
+def transformed(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    """The orthonormal cosine transform of the opponent planes; grey images have one plane."""
+    rows, columns = _cosines(x.shape[-2]).to(x), _cosines(x.shape[-1]).to(x)
+    return rows @ _planes(x) @ columns.T
+
+
+def restored(coefficients: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    """The inverse of ``transformed``."""
+    rows, columns = _cosines(coefficients.shape[-2]).to(coefficients), _cosines(coefficients.shape[-1]).to(coefficients)
+    return _planes(rows.T @ coefficients @ columns, back=True)
+
+
+def usual(coefficients: Float[Tensor, "n c h w"]) -> Float[Tensor, "c h w"]:
+    """How large each coefficient usually is: a robust standard deviation, smoothed over neighbours.
+
+    A median, so that a trigger in a quarter of the images does not count as usual.
+    """
+    scale = coefficients.abs().median(dim=0).values / 0.6745
+    return smoothed(scale[None], 3)[0] + SMALLEST
+
+
+def own(whitened: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 h w"]:
+    """How large the coefficients of one image are beside the usual: sharp images have much in all of them."""
+    energy = whitened.square().mean(dim=1, keepdim=True)
+    side = max(3, round(OWN_WINDOW * min(energy.shape[-2:])) // 2 * 2 + 1)
+    local = smoothed(energy, side)
+    return torch.lerp(local, energy.mean(dim=(1, 2, 3), keepdim=True), OWN_FLOOR).sqrt().clamp(min=1e-3)
+
+
+def smoothed(x: Float[Tensor, "n c h w"], side: int) -> Float[Tensor, "n c h w"]:
+    """Means over windows of ``side``; beyond the border there is nothing, not zeros."""
+    return functional.avg_pool2d(x, side, stride=1, padding=side // 2, count_include_pad=False)
+
+
+def unit(x: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
+    """Each as a vector of length 1; what is nothing stays nothing."""
+    flat = x.flatten(1)
+    return flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-9)
+
+
+@lru_cache(maxsize=16)
+def _cosines(size: int) -> Float[Tensor, "n n"]:
+    place = torch.arange(size, dtype=torch.float64)
+    matrix = math.sqrt(2 / size) * torch.cos(torch.pi * (place + 0.5) * place[:, None] / size)
+    matrix[0] /= math.sqrt(2)
+    return matrix
+
+
+def _planes(x: Tensor, back: bool = False) -> Tensor:
+    if x.shape[1] != 3:
+        return x
+    matrix = functional.normalize(torch.tensor(OPPONENT, dtype=torch.float64), dim=1).to(x)
+    return torch.einsum("po,nohw->nphw", matrix.T if back else matrix, x)

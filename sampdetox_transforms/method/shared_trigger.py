@@ -1,0 +1,151 @@
+"""The trigger that many images share, recovered from them and from what a purifier made of them.
+
+Nothing else is needed, neither labels nor a classifier: a group of images whose residuals agree (``find``), what they
+share (``estimate``), which images carry it and how they are without it (``match``). Pure functions on (n, c, h, w)
+tensors in [0, 1].
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sampdetox_transforms.method.shared.estimate import Shared, estimate
+from sampdetox_transforms.method.shared.find import (
+    FLOORS,
+    LEAST,
+    Group,
+    agreements,
+    enough_permutations,
+    find_group,
+    same_content,
+    views,
+)
+from sampdetox_transforms.method.shared.match import (
+    Filter,
+    is_patch,
+    make_filter,
+    matching,
+    patch_distance,
+    strengths,
+)
+
+MOST = 5  # triggers that are looked for, one after the other
+
+# Times that the pattern is estimated anew from all images that match it, and which rate these match at: a few images
+# that do not carry it cost more than a few more that do bring
+AGAIN, SURE = 2, 3e-5
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A trigger that images share.
+
+    Attributes:
+        shared: its pattern and opacity.
+        known: what a match is measured against.
+        p_value: how often chance alone makes images agree so, all looks together.
+        members: (n,) the images that it was recovered from.
+    """
+
+    shared: Shared
+    known: Filter
+    p_value: float
+    members: Bool[Tensor, " n"]
+
+
+def recover_shared(
+    images: Float[Tensor, "n c h w"],
+    purified: Float[Tensor, "n c h w"],
+    *,
+    false_alarm_rate: float = 0.01,
+    most: int = MOST,
+    seed: int = 0,
+) -> list[Recovered]:
+    """The triggers that images share, the clearest first; the images of one are left out when the next is sought.
+
+    Args:
+        images: suspected images.
+        purified: the same behind a purifier. Images that it did not change say nothing.
+        false_alarm_rate: how often a trigger may be claimed where images have nothing in common but chance.
+        most: stop at so many triggers.
+        seed: of the permutations.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    left = torch.ones(len(images), dtype=torch.bool, device=images.device)
+    found = []
+    while len(found) < most and int(left.sum()) >= LEAST + 3:
+        group = _clearest(images[left], purified[left], false_alarm_rate, generator)
+        if group is None:
+            break
+        members = left.clone()
+        members[left] = group.members
+        recovered = _refined(images, purified, left, members, group.p_value)
+        left &= ~(recovered.members | members)
+        found.append(recovered)
+    return found
+
+
+def _clearest(images: Tensor, purified: Tensor, false_alarm_rate: float, generator: torch.Generator) -> Group | None:
+    """The group that stands out most in one of the views, with the p-value of all looks together."""
+    same = same_content(purified)
+    permutations = enough_permutations(false_alarm_rate, len(FLOORS))
+    best: tuple[float, Group] | None = None
+    for view, vectors in views(images - purified).items():
+        parts = agreements(vectors, same, generator=generator)
+        group = find_group(parts, permutations=permutations, generator=generator, floor=FLOORS[view])
+        if group is None:
+            continue
+        p_value = min(1.0, group.p_value * len(FLOORS))
+        clearness = group.fifth / FLOORS[view]
+        if p_value <= false_alarm_rate and (best is None or clearness > best[0]):
+            best = clearness, group._replace(p_value=p_value)
+    return None if best is None else best[1]
+
+
+def _refined(images: Tensor, purified: Tensor, left: Tensor, members: Tensor, p_value: float) -> Recovered:
+    """The pattern, estimated anew from all images that match it."""
+    # what shows the same as a member is neither: that member's own noise is in the pattern
+    alike = same_content(purified)[:, members].any(dim=1)
+    shared, known = _estimated(images, purified, members, left & ~members & ~alike)
+    for _ in range(AGAIN):
+        match = matching(images, shared, known, false_alarm_rate=SURE) & left
+        more, others = members | (match & ~alike), left & ~members & ~match & ~alike
+        if torch.equal(more, members) or int(others.sum()) < LEAST:
+            break
+        members, alike = more, same_content(purified)[:, more].any(dim=1)
+        shared, known = _estimated(images, purified, members, others & ~alike)
+    return Recovered(shared, known, p_value, members)
+
+
+def _estimated(images: Tensor, purified: Tensor, members: Tensor, others: Tensor) -> tuple[Shared, Filter]:
+    """What the members share, and what a match with it is measured against.
+
+    How much of it an image that carries it has is asked of half of the members with the pattern of the other half:
+    the noise of an image is in the pattern that it was averaged into. The whitening that tells them better apart is
+    taken.
+    """
+    rest, rest_purified = images[others], purified[others]
+    shared = estimate(images[members], purified[members], rest, rest_purified)
+    if is_patch(shared):
+        reached = float(patch_distance(images[members], shared).median())
+        return shared, make_filter(shared, rest, reached=reached)
+    index = members.nonzero()[:, 0]
+    halves = [
+        (one, estimate(images[other], purified[other], rest, rest_purified))
+        for one, other in ((index[::2], index[1::2]), (index[1::2], index[::2]))
+    ]
+    best: tuple[float, Filter] | None = None
+    for by_own in (True, False):
+        with_it, without_it = [], []
+        for one, half in halves:
+            known = make_filter(half, rest, by_own=by_own)
+            with_it.append(strengths(images[one], half, known)[0])
+            without_it.append(strengths(rest, half, known)[0])
+        amounts = torch.cat(with_it)
+        apart = float(amounts.quantile(0.2) / torch.cat(without_it).quantile(0.98).clamp(min=1e-3))
+        if best is None or apart > best[0]:
+            best = apart, make_filter(shared, rest, by_own=by_own, typical=float(amounts.median()))
+    assert best is not None
+    return shared, best[1]

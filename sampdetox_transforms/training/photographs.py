@@ -1,0 +1,112 @@
+"""Train the search network for photographs: which pixels belong to a local trigger, and whether there is a dense one.
+
+Batches of several sizes, from 64 to 192 pixels, so that one network finds a trigger at any of them.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from sampdetox_transforms._common import write_atomically
+from sampdetox_transforms.networks.photo_unet import PhotoUNet
+from sampdetox_transforms.training.config import PhotoTrainingConfig
+from sampdetox_transforms.training.loop import Batches, Progress, fit, silent, to_device
+from sampdetox_transforms.training.photo_data import PhotoCrops, finish, whole
+from sampdetox_transforms.training.state import STATE
+from sampdetox_transforms.training.triggers.draw import choose, mixture
+from sampdetox_transforms.training.triggers.local import local_triggers
+from sampdetox_transforms.training.triggers.photographs import CONTENTS, DENSE, SHAPES
+
+WEIGHTS = "search.safetensors"
+ENLARGED = (1, 1, 1, 1.3, 2)  # how much larger than a batch images may be when a trigger is put on them
+
+
+def train_photo_search(
+    config: PhotoTrainingConfig,
+    out: str | Path,
+    *,
+    network: nn.Module | None = None,
+    device: str | torch.device = "cpu",
+    progress: Progress = silent,
+) -> Path:
+    """Train, or resume, and return ``out``, which gains ``search.safetensors``: the averaged weights, in float16.
+
+    Args:
+        network: (b, 3, h, w) in [-1, 1] -> logits of pixels (b, 1, h, w) and of images (b,); a ``PhotoUNet`` if None.
+        progress: called after each step with "search", the steps done, all steps and the loss.
+
+    Raises:
+        ValueError: settings that do not fit, a folder without images, a finished ``out``, or a state of other settings.
+        OSError: data that cannot be read, or ``out`` that cannot be written.
+    """
+    out = Path(out)
+    crops = PhotoCrops(config.data, config.shares, config.drawn)
+    if (out / WEIGHTS).exists() and not (out / STATE).exists():
+        raise ValueError(
+            f"out must be a new folder, or that of an unfinished run, got {out} with finished weights. Name another."
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(config.seed)
+    network = PhotoUNet(3, 1, image_logit=True) if network is None else network
+    average, _ = fit(
+        network.to(device).to(memory_format=torch.channels_last).train(),  # pyright: ignore[reportCallIssue]
+        Batches(partial(photo_batch, crops, config.sizes), config),
+        lambda network, batch: search_loss(network, to_device(batch, device)),
+        config,
+        out / STATE,
+        device=device,
+        progress=lambda step, loss: progress("search", step, config.steps, loss),
+    )
+    weights = {name: value.detach().cpu().half().contiguous() for name, value in average.items()}
+    write_atomically(out / WEIGHTS, lambda path: save_file(weights, path))
+    (out / STATE).unlink(missing_ok=True)
+    return out
+
+
+class PhotoBatch(NamedTuple):
+    """What a step sees and should say.
+
+    Attributes:
+        x: (b, 3, h, w) in [-1, 1].
+        region: (b, 1, h, w), the pixels of a local trigger.
+        unseen: those of them that the trigger did not change.
+        is_dense: (b,), 1 where the image carries a dense trigger.
+    """
+
+    x: Tensor
+    region: Tensor
+    unseen: Tensor
+    is_dense: Tensor
+
+
+def photo_batch(crops: PhotoCrops, sizes: tuple[tuple[int, int, float], ...], generator: Generator) -> PhotoBatch:
+    """A third of the images clean, a fifth with a dense trigger, the others with a local one."""
+    side, n, _ = sizes[int(choose(1, [share for *_, share in sizes], torch.empty(0), generator))]
+    large = int(side * ENLARGED[whole(0, len(ENLARGED), generator)])
+    clean = crops.draw(n, large, generator)
+    images, region = clean.clone(), torch.zeros(n, 1, large, large, dtype=torch.bool)
+    is_dense = torch.arange(n) >= n - n // 5
+    local = ~is_dense & (torch.arange(n) >= n // 3)
+    images[local], region[local] = local_triggers(clean[local], generator, SHAPES, CONTENTS)
+    images[is_dense] = mixture(DENSE, clean[is_dense], generator).clamp(0, 1)
+    unseen = region & ((images - clean).abs().amax(dim=1, keepdim=True) <= 5 / 255)
+    if large != side:
+        unseen = functional.interpolate(unseen.float(), (side, side), mode="area") > 0.5
+    images, region = finish(images, region, side, generator)
+    return PhotoBatch(images * 2 - 1, region, unseen, is_dense.float())
+
+
+def search_loss(network: nn.Module, batch: PhotoBatch) -> Tensor:
+    """Cross-entropy of pixels, of images by what stands out most in them, and of dense triggers."""
+    logits, dense = (part.float() for part in network(batch.x))
+    entropy, seen = functional.binary_cross_entropy_with_logits, ~batch.unseen
+    region = batch.region.float()
+    pixels = entropy(logits, region, weight=seen.float(), pos_weight=logits.new_tensor(3.0))
+    top = functional.avg_pool2d(logits, 4, stride=1).flatten(1).topk(3, dim=1).values.mean(dim=1)
+    suspicion = entropy(top, (batch.region & seen).flatten(1).any(dim=1).float())
+    return 5 * pixels + 0.3 * suspicion + 0.3 * entropy(dense, batch.is_dense)

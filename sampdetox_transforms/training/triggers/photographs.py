@@ -1,0 +1,79 @@
+"""Triggers on photographs: those on small images, and turned rectangles, large ones, drawings, textures, stickers."""
+
+from functools import partial
+
+import torch
+from torch import Generator
+from torch.nn import functional
+
+from sampdetox_transforms.training.triggers import contents, dense, shapes
+from sampdetox_transforms.training.triggers.contents import colours, other_images
+from sampdetox_transforms.training.triggers.draw import Every, Images, Region, mixture, uniform
+from sampdetox_transforms.training.triggers.shapes import box, lines, rectangles, shapes_in_boxes
+
+
+def turned_rectangles(images: Images, every: Every, generator: Generator) -> Region:
+    """Rectangles turned by up to 46 degrees, as a sticker on a wall is."""
+    v, u = box(images, 3, 11, generator)
+    turn = uniform((len(images), 1, 1, 1), -0.8, 0.8, images, generator)
+    across, along = v * turn.cos() - u * turn.sin(), v * turn.sin() + u * turn.cos()
+    return (torch.maximum(across.abs(), along.abs()) <= 0.8).to(images)
+
+
+def drawings(images: Images, every: Every, generator: Generator) -> Images:
+    """Coloured shapes on a coloured ground: a drawn picture, a logo."""
+    drawing = mixture(contents.CONTENTS[:2], images, generator)
+    for _ in range(4):
+        drawing = torch.lerp(drawing, colours(images, generator), mixture(SMALL_SHAPES, images, generator))
+    return drawing
+
+
+def textures(images: Images, every: Every, generator: Generator) -> Images:
+    """Noise of several scales, saturated: what optimised patches look like."""
+    n, c, height, width = images.shape
+    x = torch.zeros_like(images)
+    for k in (1, 2, 4, 8):
+        coarse = uniform((n, c, max(2, height // k), max(2, width // k)), -1, 1, images, generator)
+        fine = functional.interpolate(coarse, size=(height, width), mode="bilinear")
+        x = x + fine * uniform((n, 1, 1, 1), 0, 1, images, generator) * k**0.5
+    x = x * uniform((n, 1, 1, 1), 0.5, 2.5, images, generator)
+    return (colours(images, generator) * 0.5 + 0.25 + x * 0.5).clamp(0, 1)
+
+
+def stickers(images: Images, every: Every, generator: Generator) -> Images:
+    """Other images of the batch, whole and small."""
+    return other_images(images, every, generator, 1, 8)
+
+
+SMALL_SHAPES = (
+    (partial(rectangles, low=1, high=6), 0.4),
+    (partial(shapes_in_boxes, low=2, high=8), 0.5),
+    (lines, 0.1),
+)
+
+SHAPES = (
+    *((shape, 0.75 * weight) for shape, weight in shapes.SHAPES),
+    (turned_rectangles, 0.12),
+    (partial(rectangles, low=4, high=14), 0.13),
+)
+
+CONTENTS = (  # drawn in proportion: they sum to 1.02
+    (contents.solid, 0.38),
+    (contents.two_colours, 0.1),
+    (contents.noise, 0.12),
+    (contents.gradient, 0.06),
+    (contents.sticker, 0.1),
+    (stickers, 0.1),
+    (drawings, 0.08),
+    (textures, 0.08),
+)
+
+DENSE = (
+    (dense.waves, 0.22),
+    (dense.blends, 0.36),
+    (dense.noise_patterns, 0.17),
+    (dense.smooth_patterns, 0.09),
+    (dense.fewer_colours, 0.05),
+    (dense.encodings, 0.08),
+    (dense.warps, 0.03),
+)

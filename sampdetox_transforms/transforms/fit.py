@@ -1,0 +1,179 @@
+"""How much of each part a classifier stands: asked of its hard labels on clean images, without any label or trigger.
+
+What traffic signs stand, small photographs may not. ``fit_to_classifier`` raises one part after another for as long
+as the classifier keeps its own answers, so that the strongest dose within a budget is chosen.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sampdetox_transforms.method.retouch import resampled, sharpened
+
+Images = Float[Tensor, "n c h w"]
+
+FEWEST = 100  # images: with fewer, one changed answer is more than a hundredth
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dose:
+    """How much of each part an image gets; the weakest by default.
+
+    Attributes:
+        false_alarm_rate: share of clean images that may be taken for triggered ones.
+        t1: level of the global stage.
+        colour: share of the smooth colour that is taken away before diffusion (``without_colour_cast``).
+        detail: factor that the image is shrunk by and back after diffusion, and the sharpening after that.
+    """
+
+    false_alarm_rate: float = 0.01
+    t1: float = 0.0
+    colour: float = 0.0
+    detail: tuple[float, float] = (1.0, 0.0)
+
+    def after(self, x: Images) -> Images:
+        """What comes after diffusion, on images in [-1, 1]."""
+        factor, sharpness = self.detail
+        return sharpened(resampled(x, factor), sharpness)
+
+
+# Ascending doses of each part; round by round each part is raised by one, in this order.
+CANDIDATES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
+    {
+        "false_alarm_rate": (0.01, 0.02, 0.05),
+        "t1": (0.0, 6.0, 12.0, 20.0),
+        "colour": (0.0, 0.25, 0.5, 0.75, 1.0),
+        "detail": ((1.0, 0.0), (1.0, 0.5), (0.9, 1.0), (0.8, 1.0), (0.7, 2.0), (0.6, 3.0)),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One dose that was tried, and the share of its own answers that the classifier kept under it."""
+
+    dose: Dose
+    kept: float
+    within_budget: bool
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What was chosen, and what it costs.
+
+    Attributes:
+        dose: the chosen one.
+        kept: share of the classifier's own answers that it keeps under this dose; 1 - budget or more if ``fits``.
+        budget, images: what was asked for, and how many images it was asked on.
+        fits: False where even the weakest dose costs more than the budget; the weakest is then chosen.
+        trials: all that was tried, in order.
+    """
+
+    dose: Dose
+    kept: float
+    budget: float
+    images: int
+    fits: bool
+    trials: tuple[Trial, ...] = field(repr=False)
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {value}" for name, value in asdict(self.dose).items())
+        verdict = "within" if self.fits else "not within"
+        return f"{parts}: keeps {self.kept:.1%} of the answers on {self.images} images, {verdict} {self.budget:.1%}"
+
+
+def fit_to_classifier(
+    model: Callable[[Images], Tensor],
+    purify: Callable[[Images, Dose], Images],
+    images: Images,
+    *,
+    budget: float = 0.01,
+    candidates: Mapping[str, tuple[Any, ...]] = CANDIDATES,
+    batch_size: int = 64,
+) -> Fit:
+    """The strongest dose under which a classifier keeps ``1 - budget`` of its own answers on clean images.
+
+    From the weakest dose on, each part in turn is raised to its next value. What breaks the budget is taken back, and
+    that part stays where it is from then on. The order of the parts and the values alone decide, nothing is drawn at
+    random: with a ``purify`` that gives the same images each time the result is the same.
+
+    Args:
+        model: images in [0, 1] to logits (n, k) or classes (n,).
+        purify: (images in [0, 1], dose) to images in [0, 1], all of the method but ``Dose.after``, which is applied
+            here, so that the images of one dose serve all details.
+        images: clean images in [0, 1], a few hundred, without labels.
+        budget: share of the answers that may change, in [0, 1).
+        candidates: ascending values of some or all parts of ``Dose``; the first ones are the weakest dose.
+
+    Raises:
+        ValueError: fewer than 100 images, a budget out of range, candidates that are no parts of ``Dose`` or empty.
+    """
+    _check(images, budget, candidates)
+    own, purified = _classes(model, images, batch_size), _Memory(purify, images, batch_size)
+    trials: list[Trial] = []
+
+    def attempt(dose: Dose) -> Trial:
+        result = [dose.after(part * 2 - 1).add(1).div(2).clamp(0, 1) for part in purified(dose)]
+        same = int((_classes(model, torch.cat(result), batch_size) == own).sum())
+        # whole images are counted: 1 - budget is not exact in floating point
+        trials.append(Trial(dose, same / len(own), len(own) - same <= budget * len(own) + 1e-9))
+        return trials[-1]
+
+    best = attempt(Dose(**{name: values[0] for name, values in candidates.items()}))
+    fits, rising = best.within_budget, {name: list(values[1:]) for name, values in candidates.items()}
+    while fits and any(rising.values()):
+        for name, left in rising.items():
+            if not left:
+                continue
+            trial = attempt(replace(best.dose, **{name: left.pop(0)}))
+            if trial.within_budget:
+                best = trial
+            else:
+                left.clear()
+            purified.keep(best.dose)
+    return Fit(best.dose, best.kept, budget, len(own), fits, tuple(trials))
+
+
+class _Memory:
+    """Purified images of a dose; doses that differ in their detail alone share them."""
+
+    def __init__(self, purify: Callable[[Images, Dose], Images], images: Images, batch_size: int):
+        self.purify, self.parts = purify, images.split(batch_size)
+        self.known: dict[Dose, list[Images]] = {}
+
+    def __call__(self, dose: Dose) -> list[Images]:
+        key = replace(dose, detail=Dose.detail)
+        if key not in self.known:
+            with torch.no_grad():
+                self.known[key] = [self.purify(part, key) for part in self.parts]
+        return self.known[key]
+
+    def keep(self, dose: Dose) -> None:
+        """Forget all but the images of this dose."""
+        key = replace(dose, detail=Dose.detail)
+        self.known = {key: self.known[key]}
+
+
+@torch.no_grad()
+def _classes(model: Callable[[Images], Tensor], images: Images, batch_size: int) -> Int[Tensor, " n"]:
+    outputs = torch.cat([model(part) for part in images.split(batch_size)])
+    return outputs.argmax(dim=1) if outputs.ndim > 1 else outputs
+
+
+def _check(images: Tensor, budget: float, candidates: Mapping[str, tuple[Any, ...]]) -> None:
+    if images.ndim != 4 or len(images) < FEWEST:
+        raise ValueError(
+            f"images must be a batch (n, c, h, w) of {FEWEST} or more, got shape {tuple(images.shape)}. "
+            "A few hundred clean images will do, without labels."
+        )
+    if not 0 <= budget < 1:
+        raise ValueError(f"budget must be a share of the answers in [0, 1), got {budget}. 0.01 is one in a hundred.")
+    for name, values in candidates.items():
+        if name not in Dose.__dataclass_fields__ or not values:
+            known = ", ".join(Dose.__dataclass_fields__)
+            raise ValueError(f"candidates must be values of {known}, got {name!r}: {values}. Leave it out.")

@@ -1,0 +1,290 @@
+"""``SharedTrigger``: a trigger that many images carry, recovered from them, shown, recognised and taken out."""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import torch
+from jaxtyping import Bool, Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sampdetox_transforms._common import write_atomically
+from sampdetox_transforms.method.shared.estimate import OPAQUE, Shared
+from sampdetox_transforms.method.shared.match import Filter, matching, patch_distance, strengths, without
+from sampdetox_transforms.method.shared_trigger import MOST, Recovered, recover_shared
+from sampdetox_transforms.networks.checkpoints import WeightsFileError
+from sampdetox_transforms.transforms.shared_images import (
+    LEAST_IMAGES,
+    Fill,
+    as_unit,
+    batches_of,
+    check_images_given,
+    fill_by,
+    keep,
+)
+
+FORMAT = "sampdetox shared trigger 1"
+
+
+@dataclass(frozen=True, eq=False)
+class SharedTrigger:
+    """A trigger that many images carry: J = (1 - opacity) I + pattern, cut off at 0 and 1.
+
+    Attributes:
+        pattern: (c, h, w), what is added, in units of images in [0, 1].
+        opacity: (1, h, w), what is taken of the image: 0 for an added pattern, 1 for a patch, between for a blend.
+        p_value: how often images with nothing in common but chance agree so.
+        images: how many images it was found in.
+        false_alarm_rate: the share of images without it that may match.
+        known: what a match is measured against.
+        fill: fills opaque pixels; not saved. None spreads the pixels around them. ``recover_trigger`` gives it that of
+            its ``detox``.
+    """
+
+    pattern: Float[Tensor, "c h w"]
+    opacity: Float[Tensor, "1 h w"]
+    p_value: float
+    images: int
+    false_alarm_rate: float
+    known: Filter
+    fill: Fill | None = None
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.pattern.shape))
+        covered = float((self.opacity >= OPAQUE).float().mean())
+        kind = f"a patch of {covered:.1%}" if covered else f"opacity {float(self.opacity.mean()):.2f}"
+        return f"SharedTrigger({size}, {kind}, from {self.images} images, p <= {self.p_value:.2g})"
+
+    def matches(self, images: Tensor) -> Bool[Tensor, " n"]:
+        """Which images of (n, c, h, w), uint8 or floats in [0, 1], carry it.
+
+        Raises:
+            ValueError, TypeError: images of another size or number of channels, NaN, out of range.
+        """
+        x, shared, known = self._checked(images)
+        return matching(x, shared, known, false_alarm_rate=self.false_alarm_rate)
+
+    def strength(self, images: Tensor) -> Float[Tensor, " n"]:
+        """How much of it is in each image: about 1 where an image carries it, about 0 elsewhere.
+
+        For a patch, 1 less the distance to it, in units of the distance at which an image matches no more.
+        """
+        x, shared, known = self._checked(images)
+        if self._is_patch:
+            return 1 - patch_distance(x, shared) / (2 * known.near)
+        return strengths(x, shared, known)[0]
+
+    def remove(self, images: Tensor, fill: Fill | None = None) -> Tensor:
+        """The images as they were before the trigger, in the type that they came in, whether or not they carry it.
+
+        Args:
+            images: (n, c, h, w), uint8 or floats in [0, 1].
+            fill: fills opaque pixels; None for the trigger's own.
+        """
+        x, shared, _ = self._checked(images)
+        result, opaque = without(x, shared)
+        fill = self.fill if fill is None else fill
+        if fill is not None and len(x) and bool(opaque.any()):
+            with torch.no_grad():
+                result = torch.where(opaque, fill(result, opaque).to(result).clamp(0, 1), result)
+        return (result * 255).round().to(torch.uint8) if images.dtype == torch.uint8 else result.to(images.dtype)
+
+    def remove_if_matched(self, images: Tensor, fill: Fill | None = None) -> tuple[Tensor, Bool[Tensor, " n"]]:
+        """The images, the trigger taken out of those that carry it, and which these are; others stay as they are."""
+        matched = self.matches(images)
+        if not bool(matched.any()):
+            return images, matched
+        result = images.clone()
+        result[matched] = self.remove(images[matched], fill)
+        return result, matched
+
+    def picture(self) -> PIL.Image.Image:
+        """Pattern and opacity beside each other: where nothing is added grey, and the brighter the more opaque.
+
+        What is blended in or covers the image is shown as it is; what is added is amplified about grey.
+        """
+        covering = self.opacity > 0.02
+        covered = self.pattern / self.opacity.clamp(min=0.02)
+        largest = float(self.pattern.abs().amax().clamp(min=1e-3))
+        shown = torch.where(covering, covered, 0.5 + self.pattern / (2 * largest)).clamp(0, 1)
+        both = torch.cat([shown.expand(3, -1, -1), self.opacity.expand(3, -1, -1).clamp(0, 1)], dim=2)
+        return PIL.Image.fromarray((both * 255).round().byte().movedim(0, -1).cpu().numpy())
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write it as one safetensors file, which appears whole or not at all.
+
+        Raises:
+            OSError: a place that cannot be written.
+        """
+        tensors = {
+            "pattern": self.pattern,
+            "opacity": self.opacity,
+            "mean": self.known.mean,
+            "scale": self.known.scale,
+        }
+        tensors = {name: value.detach().float().cpu().contiguous() for name, value in tensors.items()}
+        about = {
+            "p_value": self.p_value,
+            "images": self.images,
+            "false_alarm_rate": self.false_alarm_rate,
+            "by_own": self.known.by_own,
+            "deviation": self.known.deviation,
+            "least": self.known.least,
+            "near": self.known.near,
+        }
+        text = json.dumps(about)
+        metadata = {"format": FORMAT, "about": text, "sha256": _digest(tensors, text)}
+        write_atomically(Path(path), lambda part: save_file(tensors, part, metadata))
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], *, fill: Fill | None = None) -> "SharedTrigger":
+        """Read what ``save`` wrote.
+
+        Raises:
+            WeightsFileError: no such file, one of another kind, changed or cut off, or one that holds NaN.
+        """
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if metadata.get("format") != FORMAT:
+                raise ValueError("it is a file of another kind")
+            if _digest(tensors, metadata["about"]) != metadata["sha256"]:
+                raise ValueError("its content is not what was saved")
+            about = json.loads(metadata["about"])
+            known = {name: about.pop(name) for name in ("by_own", "deviation", "least", "near")}
+            known = Filter(tensors["mean"], tensors["scale"], **known)
+            trigger = cls(tensors["pattern"], tensors["opacity"], **about, known=known, fill=fill)
+            trigger._check()
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise WeightsFileError(
+                f"a trigger must be a file that SharedTrigger.save wrote, got {path}: {error}. Recover it again."
+            ) from error
+        return trigger
+
+    def to(self, device: str | torch.device) -> "SharedTrigger":
+        """The same on another device."""
+        known = self.known._replace(mean=self.known.mean.to(device), scale=self.known.scale.to(device))
+        fields = {**vars(self), "pattern": self.pattern.to(device), "opacity": self.opacity.to(device), "known": known}
+        return type(self)(**fields)
+
+    @property
+    def _is_patch(self) -> bool:
+        opaque = self.opacity >= OPAQUE
+        return bool(opaque.any()) and not bool((self.pattern * ~opaque).any())
+
+    def _check(self) -> None:
+        """What a file must hold beside the right hash."""
+        shape = self.pattern.shape
+        if self.pattern.ndim != 3 or shape[0] not in (1, 3) or self.opacity.shape != (1, *shape[1:]):
+            raise ValueError(f"pattern and opacity have the shapes {tuple(shape)} and {tuple(self.opacity.shape)}")
+        if self.known.mean.shape != shape or self.known.scale.shape != shape:
+            raise ValueError("mean and scale have other shapes than the pattern")
+        numbers = (self.p_value, self.false_alarm_rate, self.known.deviation, self.known.least, self.known.near)
+        finite = all(bool(t.isfinite().all()) for t in (self.pattern, self.opacity, self.known.mean, self.known.scale))
+        if not finite or not all(math.isfinite(number) for number in numbers):
+            raise ValueError("it holds NaN or infinity")
+        if not bool(((self.opacity >= 0) & (self.opacity <= 1)).all()) or not bool((self.known.scale > 0).all()):
+            raise ValueError("opacity must be in [0, 1] and scale above 0")
+
+    def _checked(self, images: Tensor) -> tuple[Tensor, Shared, Filter]:
+        x = as_unit(images)
+        if x.shape[1:] != self.pattern.shape:
+            raise ValueError(
+                f"images must have the trigger's shape {tuple(self.pattern.shape)}, got {tuple(x.shape[1:])}. "
+                "Recover a trigger from images of this size."
+            )
+        known = self.known._replace(mean=self.known.mean.to(x), scale=self.known.scale.to(x))
+        return x, Shared(self.pattern.to(x), self.opacity.to(x)), known
+
+
+def recover_trigger(images: Any, detox: Any, *, false_alarm_rate: float = 0.01) -> SharedTrigger | None:
+    """The trigger that some of many images share, recovered without labels or a classifier; None without one.
+
+    What ``detox`` takes out of each image is compared with what it takes out of the others.
+
+    Args:
+        images: (n, c, h, w), uint8 or floats in [0, 1], or an iterable of such batches (or of tuples that begin with
+            one, such as a ``DataLoader``), of one size. All are looked at once, and all are matched once; memory does
+            not grow with their number.
+        detox: a ``SampDetox``.
+        false_alarm_rate: how often a trigger may be claimed where images have nothing in common but chance, and the
+            share of images without the trigger that may match it.
+
+    Raises:
+        ValueError: fewer than 8 different images, images of several sizes, grey ones among those in colour, NaN, a
+            rate outside (0, 1).
+        TypeError: an iterator, which is used up after one pass; images that are no tensors.
+    """
+    found = _recover(images, detox, false_alarm_rate, most=1, sizes=1)
+    return found[0] if found else None
+
+
+def recover_triggers(
+    images: Any, detox: Any, *, false_alarm_rate: float = 0.01, most: int = MOST
+) -> list[SharedTrigger]:
+    """As ``recover_trigger``, all triggers that are found one after the other, and those of each size of image.
+
+    ``pattern.shape`` says which size a trigger belongs to. Sizes with fewer than 8 different images are left out.
+    """
+    return _recover(images, detox, false_alarm_rate, most=most, sizes=None)
+
+
+def _recover(images: Any, detox: Any, rate: float, *, most: int, sizes: int | None) -> list[SharedTrigger]:
+    if isinstance(rate, bool) or not isinstance(rate, float | int) or not 0.001 <= rate < 1:
+        raise ValueError(f"false_alarm_rate must be in [0.001, 1), got {rate!r}. 0.01 is the default.")
+    check_images_given(images)
+    kept = keep(images, detox)
+    if sizes is not None and len(kept) > sizes:
+        shapes = ", ".join("x".join(map(str, shape[1:])) for shape in kept)
+        raise ValueError(f"images must have one size, got {shapes}. Use recover_triggers, one result for each size.")
+    largest = max((len(own.items) for own in kept.values()), default=0)
+    if largest < LEAST_IMAGES:
+        raise ValueError(
+            f"images must be {LEAST_IMAGES} different ones or more, got {largest} of one size. "
+            "Collect more; duplicates count once."
+        )
+    fill = fill_by(detox)
+    found = [
+        from_recovered(each, rate, fill)
+        for own in kept.values()
+        if len(own.items) >= LEAST_IMAGES
+        for each in recover_shared(*own.tensors(), false_alarm_rate=rate, most=most)
+    ]
+    return [_counted(trigger, images) for trigger in found]
+
+
+def from_recovered(recovered: Recovered, false_alarm_rate: float, fill: Fill | None = None) -> SharedTrigger:
+    """What was recovered, as users get it."""
+    return SharedTrigger(
+        pattern=recovered.shared.pattern,
+        opacity=recovered.shared.opacity,
+        p_value=recovered.p_value,
+        images=int(recovered.members.sum()),
+        false_alarm_rate=float(false_alarm_rate),
+        known=recovered.known,
+        fill=fill,
+    )
+
+
+def _counted(trigger: SharedTrigger, images: Any) -> SharedTrigger:
+    """The pass for matching: in how many of all images it is."""
+    shape = trigger.pattern.shape
+    number = sum(int(trigger.matches(batch).sum()) for batch in batches_of(images) if batch.shape[1:] == shape)
+    return type(trigger)(**{**vars(trigger), "images": number})
+
+
+def _digest(tensors: dict[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        value = tensors[name].contiguous()
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,96 @@
+"""Rows of a report: what they say of an explanation, their order, and what was changed beyond the light stage."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sampdetox_transforms import SampDetox
+from sampdetox_transforms.cli.purify import rows as describing
+from sampdetox_transforms.cli.purify.rows import SHOWN, Changes, Row
+from sampdetox_transforms.cli.purify.tree import Failure, Job
+
+
+def test_the_order_is_by_suspicion_and_failures_come_last():
+    def row(name, share=None, suspicion=None, failure=""):
+        return Row(Path(name), false_alarm_rate=share, suspicion=suspicion, failure=failure)
+
+    rows = [row("failed", failure="x"), row("d"), row("c", 1.0, 9.0), row("b", 0.01, 1.0), row("a", 0.01, 2.0)]
+    assert [r.source.name for r in describing.most_suspicious(rows)] == ["a", "b", "c", "d", "failed"]
+
+
+def test_only_the_most_suspicious_keep_their_pictures(monkeypatch):
+    rows = [Row(Path(str(i)), false_alarm_rate=1 - i / 10, suspicion=0.0, pictures=(b"",)) for i in range(6)]
+    kept = describing.keep_pictures(rows, 2)
+    assert [row.source.name for row in kept if row.pictures] == ["4", "5"]
+    assert [row.source for row in kept] == [row.source for row in rows]
+
+
+def test_a_long_run_keeps_few_pictures(tiny):
+    rows: list[Row] = []
+    detox = SampDetox(tiny, preset="ddim", t1=0, t2=0)
+    note = describing.collect(rows, detox.calibration, pictures=True)
+    images = torch.rand(30, 3, 4, 4)
+    explained = detox.explain(images)
+    for batch in range(20):
+        note([Job(Path(f"{batch}-{i}"), Path("x")) for i in range(30)], images, explained)
+        assert sum(bool(row.pictures) for row in rows) < 2 * SHOWN
+    assert len(rows) == 600
+
+
+def test_boxes():
+    mask = torch.zeros(6, 9, dtype=torch.bool)
+    assert describing.bounding_box(mask) is None
+    mask[2, 3] = mask[4, 7] = True
+    assert describing.bounding_box(mask) == (3, 2, 8, 5)
+
+
+def test_grey_pictures_of_16_bits_are_measured_in_grey_levels(tiny):
+    picture = torch.full((1, 5, 6), 0.5)
+    explained = SampDetox(tiny, seed=0).explain(picture)
+    row = describing.describe_result(Path("a"), Path("b"), picture, explained, None, pictures=True)
+    assert row.largest_change == pytest.approx((explained.image - 0.5).abs().max().item() * 255, rel=1e-5)
+    assert np.unique(np.asarray(Image.open(io.BytesIO(row.pictures[0])))).tolist() == [128]
+
+
+def test_failures_take_their_place_in_the_order():
+    jobs = [Job(Path(name), Path("out")) for name in "dab"]
+    failures = [Failure(Path("in"), "Permission denied"), Failure(Path("a"), "late")]
+    rows = describing.in_order([Row(Path("b")), Row(Path("a")), Row(Path("d"))], failures, jobs)
+    assert [(str(row.source), row.failure) for row in rows] == [
+        *(("d", ""), ("a", "late"), ("b", ""), ("in", "Permission denied"))
+    ]
+
+
+# Beyond the light stage
+
+
+def test_changes_are_a_mask_or_a_level_above_stage_1(tiny):
+    explained = SampDetox(str(tiny), seed=0).explain(torch.rand(4, 3, 4, 5))
+    mask, levels = torch.zeros(4, 1, 4, 5, dtype=torch.bool), torch.zeros(4, 1, 4, 5, dtype=torch.float64)
+    levels[0] = 12  # as stage 1: nothing more was done
+    levels[1] = 120
+    mask[2, 0, 0, 0] = True
+    levels[3, 0, 0, :2] = 12.5
+    mask[3, 0, 0, :2] = True
+    explained = replace(explained, mask=mask, timestep_map=levels)
+    assert describing.share_beyond(explained, 12).tolist() == [0, 1, 0.05, 0.1]
+    assert describing.share_beyond(replace(explained, mask=None), 12).tolist() == [0, 1, 0, 0.1]
+
+    changes = Changes()
+    jobs = [Job(Path("in") / name, Path("out.png")) for name in ("a", "b", "c", "d/e")]
+    changes.note(12)(jobs, torch.zeros(4), explained)
+    assert (changes.count, changes.most) == (3, [Path("in/b"), Path("in/d/e"), Path("in/c")])
+    assert changes.sentence(Path("in")) == "3 of 4 pictures were changed beyond the light stage; most: b, d/e, c"
+    changes.forget([Failure(Path("in/b"), "the disk is full"), Failure(Path("elsewhere"), "unreadable")])
+    assert changes.sentence(Path("in")) == "2 of 3 pictures were changed beyond the light stage; most: d/e, c"
+
+
+def test_the_sentence_names_few():
+    assert Changes({Path(str(i)): i / 9 for i in range(9)}).sentence(Path("in")).endswith("; most: 8, 7, 6")
+    assert Changes({Path("a"): 0.0}).sentence(Path("a")) == "0 of 1 picture was changed beyond the light stage"
+    assert Changes({Path("a"): 0.5}).sentence(Path("a")) == "1 of 1 picture was changed beyond the light stage"

@@ -1,0 +1,215 @@
+"""Shared triggers on tensors: what is planted with a purifier that is known exactly must come back."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sampdetox_transforms.method.shared.estimate import OPAQUE, Shared, blend, estimate
+from sampdetox_transforms.method.shared.find import (
+    LEAST,
+    agreements,
+    find_group,
+    permutation_p_value,
+    same_content,
+    views,
+)
+from sampdetox_transforms.method.shared.match import is_patch, spread, strengths, without
+from sampdetox_transforms.method.shared.spectrum import restored, smoothed, transformed, unit
+from sampdetox_transforms.method.shared_trigger import recover_shared
+
+
+def natural(n: int, seed: int = 0, side: int = 16, channels: int = 3) -> Tensor:
+    """Images whose power falls with frequency as that of photographs does, in [0, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.arange(side)[:, None].float()
+    falling = 1 / (1 + (rows.square() + rows.T.square()).sqrt())
+    x = restored(torch.randn(n, channels, side, side, generator=generator) * falling)
+    return (0.5 + 0.8 * x).clamp(0.02, 0.98)
+
+
+def imperfect(images: Tensor, seed: int = 1) -> Tensor:
+    """What a purifier does to images without a trigger: it smooths, and errs a little."""
+    generator = torch.Generator().manual_seed(seed)
+    return smoothed(images, 3) * 0.5 + images * 0.5 + 0.02 * torch.randn(images.shape, generator=generator)
+
+
+def stripes(side: int = 16) -> Tensor:
+    return 0.12 * torch.sin(torch.arange(side) * 2 * math.pi * 3 / side).expand(3, side, side)
+
+
+def noise_pattern(side: int = 16) -> Tensor:
+    return 0.1 * torch.randn(3, side, side, generator=torch.Generator().manual_seed(3))
+
+
+def planted(pattern: Tensor, opacity: float | Tensor = 0.0, n: int = 80, carriers: int = 16):
+    clean = natural(n)
+    images = clean.clone()
+    images[:carriers] = ((1 - opacity) * images[:carriers] + pattern).clamp(0, 1)
+    return clean, images, imperfect(clean), torch.arange(n) < carriers
+
+
+class TestSpectrum:
+    @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (1, 1, 5, 9), (2, 3, 7, 4)])
+    def test_transform_is_orthonormal(self, shape):
+        x = torch.randn(shape)
+        torch.testing.assert_close(restored(transformed(x)), x, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(transformed(x).norm(), x.norm(), atol=1e-4, rtol=1e-5)
+
+    def test_transform_is_scipys(self):
+        fft = pytest.importorskip("scipy.fft")
+        x = torch.randn(1, 1, 6, 10)
+        expected = torch.from_numpy(fft.dctn(x[0, 0].numpy(), norm="ortho"))
+        torch.testing.assert_close(transformed(x)[0, 0], expected.to(x), atol=1e-5, rtol=1e-5)
+
+
+class TestFind:
+    @pytest.mark.parametrize("pattern", [stripes(), noise_pattern()], ids=["stripes", "noise"])
+    def test_finds_the_images_with_a_planted_pattern(self, pattern):
+        clean, images, purified, carriers = planted(pattern)
+        (found,) = recover_shared(images, purified, most=1)
+        assert found.p_value <= 0.01
+        assert (found.members & carriers).sum() >= 14
+        assert not (found.members & ~carriers).any()
+        change = found.shared.pattern - found.shared.opacity * clean.mean(dim=0)
+        cosine = torch.cosine_similarity(change.flatten(), pattern.flatten(), dim=0)
+        assert cosine > 0.85
+
+    def test_nothing_is_claimed_of_clean_images(self):
+        for seed in range(4):
+            clean = natural(60, seed=seed + 10)
+            assert recover_shared(clean, imperfect(clean, seed)) == []
+
+    def test_too_few_carriers_are_no_group(self):
+        _clean, images, purified, _ = planted(noise_pattern(), carriers=LEAST - 2)
+        assert recover_shared(images, purified) == []
+
+    def test_two_triggers_one_after_the_other(self):
+        clean = natural(90)
+        images = clean.clone()
+        images[:15] = (images[:15] + noise_pattern()).clamp(0, 1)
+        images[15:30] = (images[15:30] + stripes()).clamp(0, 1)
+        found = recover_shared(images, imperfect(clean))
+        assert len(found) == 2
+        groups = [set(each.members.nonzero()[:, 0].tolist()) for each in found]
+        assert not groups[0] & groups[1]
+        assert sorted(min(group) // 15 for group in groups) == [0, 1]
+
+    def test_p_value_is_uniform_where_nothing_is_shared(self):
+        generator = torch.Generator().manual_seed(0)
+        p_values = []
+        for _ in range(80):
+            vectors = unit(torch.randn(14, 64, generator=generator))
+            parts = agreements(vectors, torch.zeros(14, 14, dtype=torch.bool), generator=generator)
+            p_values.append(permutation_p_value(parts, permutations=39, generator=generator))
+        values = torch.tensor(p_values).sort().values
+        largest_gap = (values - (torch.arange(80) + 0.5) / 80).abs().max()
+        assert largest_gap < 0.2  # Kolmogorov-Smirnov at .003, with a fortieth for the steps of the p-values
+
+    def test_p_value_is_small_where_something_is_shared(self):
+        generator = torch.Generator().manual_seed(0)
+        vectors = torch.randn(40, 256, generator=generator)
+        vectors[:8] += torch.randn(256, generator=generator)
+        parts = agreements(unit(vectors), torch.zeros(40, 40, dtype=torch.bool), generator=generator)
+        group = find_group(parts, permutations=99, generator=generator)
+        assert group is not None
+        assert group.p_value == pytest.approx(0.01)
+        assert group.members[:8].all()
+
+    def test_parts_add_up_to_cosines(self):
+        vectors = unit(torch.randn(6, 50))
+        excluded = torch.zeros(6, 6, dtype=torch.bool)
+        excluded[0, 1] = excluded[1, 0] = True
+        total = agreements(vectors, excluded, generator=torch.Generator().manual_seed(0)).sum(dim=0)
+        expected = (vectors @ vectors.T).fill_diagonal_(0).masked_fill(excluded, 0)
+        torch.testing.assert_close(total, expected, atol=1e-6, rtol=1e-5)
+
+    def test_frames_of_one_film_are_the_same_content(self):
+        clean = natural(20)
+        film = (clean[:1] + 0.01 * torch.randn(6, 3, 16, 16)).clamp(0, 1)
+        same = same_content(torch.cat([clean, film]))
+        assert same[20:, 20:].all()
+        assert same[:20, :20].float().mean() < 0.2
+
+    def test_views_have_length_one(self):
+        for vectors in views(torch.randn(8, 3, 8, 8)).values():
+            torch.testing.assert_close(vectors.norm(dim=1), torch.ones(8))
+
+
+class TestEstimate:
+    def test_a_patch_is_opaque_and_exact(self):
+        patch = torch.zeros(1, 16, 16)
+        patch[:, 11:14, 11:14] = 1
+        colour = torch.tensor([0.9, 0.1, 0.8])[:, None, None]
+        _clean, images, purified, carriers = planted(colour * patch, patch)
+        shared = estimate(images[carriers], purified[carriers], images[~carriers], purified[~carriers])
+        assert torch.equal(shared.opaque, patch > 0)
+        torch.testing.assert_close(shared.pattern, colour * patch)
+        assert is_patch(shared)
+
+    def test_the_share_of_a_blend(self):
+        clean = natural(240, side=8)
+        spanned = (clean > 0.5).float()  # images that span all of [0, 1], as photographs do
+        picture = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(5))
+        assert blend(0.8 * spanned[:40] + 0.2 * picture, spanned[40:]) == pytest.approx(0.2, abs=0.03)
+        assert blend(spanned[:40], spanned[40:]) == 0
+
+    def test_scale_is_that_of_the_images_not_of_the_purifier(self):
+        clean, images, _, carriers = planted(stripes(), n=200, carriers=60)
+        half = images - 0.4 * (images - clean)  # a purifier that takes two fifths of the trigger
+        shared = estimate(images[carriers], half[carriers], images[~carriers], half[~carriers])
+        ratio = (shared.pattern * stripes()).sum() / stripes().square().sum()
+        assert 0.8 < ratio < 1.2
+
+
+class TestRemove:
+    @settings(max_examples=25, deadline=None)
+    @given(alpha=st.floats(0, 0.6), size=st.floats(0, 0.3), seed=st.integers(0, 1000))
+    def test_exact_where_nothing_is_cut_off(self, alpha, size, seed):
+        generator = torch.Generator().manual_seed(seed)
+        image = torch.rand(2, 3, 6, 6, generator=generator)
+        pattern = size * (torch.rand(3, 6, 6, generator=generator) * 2 - 1)
+        raw = (1 - alpha) * image + pattern
+        result, _ = without(raw.clamp(0, 1), Shared(pattern, torch.full((1, 6, 6), alpha)))
+        inside = (raw > 0.01) & (raw < 0.99)
+        assert (result - image)[inside].abs().max() < 1e-5 if inside.any() else True
+
+    @settings(max_examples=25, deadline=None)
+    @given(seed=st.integers(0, 1000))
+    def test_cut_off_values_keep_to_their_side(self, seed):
+        generator = torch.Generator().manual_seed(seed)
+        image = torch.rand(1, 3, 8, 8, generator=generator)
+        pattern = torch.full((3, 8, 8), 0.3)
+        cut = image + pattern >= 1
+        result, _ = without((image + pattern).clamp(0, 1), Shared(pattern, torch.zeros(1, 8, 8)))
+        assert (result[cut] >= 0.7 - 1e-6).all()
+        assert (result - image)[cut].abs().max() <= 0.3 + 1e-6
+
+    def test_opaque_pixels_do_not_leak(self):
+        opacity = torch.zeros(1, 8, 8)
+        opacity[:, 2:4, 2:4] = 1
+        shared = Shared(opacity.expand(3, -1, -1).clone(), opacity)
+        one, other = torch.full((1, 3, 8, 8), 0.4), torch.full((1, 3, 8, 8), 0.4)
+        one[..., 2:4, 2:4], other[..., 2:4, 2:4] = 1, 0.2
+        torch.testing.assert_close(without(one, shared)[0], without(other, shared)[0])
+        torch.testing.assert_close(without(one, shared)[0], torch.full((1, 3, 8, 8), 0.4))
+        assert shared.opacity.max() >= OPAQUE
+
+    def test_spread_takes_the_nearest(self):
+        x = torch.zeros(1, 1, 5, 5)
+        x[..., 0, 0] = 0.7
+        known = torch.zeros(1, 1, 5, 5, dtype=torch.bool)
+        known[..., 0, 0] = True
+        torch.testing.assert_close(spread(x, known), torch.full((1, 1, 5, 5), 0.7))
+
+
+def test_strength_is_one_with_the_pattern_and_none_without():
+    _clean, images, purified, _carriers = planted(noise_pattern())
+    (found,) = recover_shared(images, purified, most=1)
+    fresh = natural(60, seed=99)
+    with_it = strengths((fresh + noise_pattern()).clamp(0, 1), found.shared, found.known)[0]
+    assert 0.6 < with_it.median() < 1.4
+    assert strengths(fresh, found.shared, found.known)[0].median().abs() < 0.1
