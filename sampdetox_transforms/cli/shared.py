@@ -142,9 +142,10 @@ def settings_of(detox: "SampDetox") -> dict[str, str]:
     """The weights and the settings in words."""
     s: Any = detox.settings
     local = "search and fill" if detox.restorer is not None else f"map {getattr(s, 'map', 'ssim')}"
+    walk = f"{s.sampler}, stride {s.stride}" if hasattr(s, "sampler") else "ddpm, stride 1"
     return {
         "weights": f"{detox.denoiser.source}, levels 1 to {detox.denoiser.max_level}",
-        "settings": f"t1={s.t1}, t2={s.t2}, {getattr(s, 'sampler', 'ddpm')}, stride {getattr(s, 'stride', 1)}, {local}, {detox.schedule.name} levels",
+        "settings": f"t1={s.t1}, t2={s.t2}, {walk}, {local}, {detox.schedule.name} levels",
     }
 
 

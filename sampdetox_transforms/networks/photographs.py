@@ -27,7 +27,7 @@ from sampdetox_transforms.networks.tiles import in_parts
 PHOTOGRAPHS, CALIBRATION = "photographs.safetensors", "photographs.json"
 PHOTOGRAPHS_SHA256 = {
     PHOTOGRAPHS: "a6ff08029e3c2e035053ab876fdb1b3891c26ace4ab3a941468cb63cb9f15aae",
-    CALIBRATION: "3797aff6e63dd657ea482ccbf695afeb87170cbe6488cb7c3a95693cd2748f8d",
+    CALIBRATION: "76e35ef7a7b4dee6bd00eed54fb7e8686c3d8e7a35b8757b08ae848e5cb812cb",
 }
 LEAST_SIGMA = 0.01  # of the noise that the restoring network is told of
 
