@@ -131,7 +131,7 @@ def enlarge(
     return changed.clamp(-1, 1)
 
 
-def enlarge_map(values: Float[Tensor, "b 1 h w"], like: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 1 y x"]:
+def enlarge_map(values: Float[Tensor, "b 1 h w"], like: Float[Tensor, "_ c y x"]) -> Float[Tensor, "b 1 y x"]:
     """A map of the looked-at image for the image's own pixels: each takes the nearest value, or the highest."""
     if values.shape[-2:] == like.shape[-2:]:
         return values

@@ -14,8 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sampdetox_transforms import SampDetox, WeightsFileError
 from sampdetox_transforms.method.calibration import Calibration
-from sampdetox_transforms.method.restore import fill, locate
-from sampdetox_transforms.method.search import local_suspicion
+from sampdetox_transforms.method.search import hysteresis, local_suspicion
 from sampdetox_transforms.networks import restorer_files
 from sampdetox_transforms.networks.restorer import Specialists
 from sampdetox_transforms.networks.restorer_files import (
@@ -81,7 +80,7 @@ def test_patches_are_found_where_they_are(bundled, signs, value):
     region[..., 5:10, 20:25] = True
     triggered = torch.where(region, value, signs)
     visible = (triggered - signs).abs().mean(dim=1)[:, 5:10, 20:25].mean(dim=(1, 2)) > 0.2
-    found = locate(restorer(triggered * 2 - 1).local, seed=0.0, low=-1.0, margin=0)[visible]
+    found = hysteresis(restorer(triggered * 2 - 1).local, 0.0, -1.0)[visible]
     assert (found & region).sum() > 0.8 * 25 * len(found)
     assert (found & ~region).sum(dim=(1, 2, 3)).float().median() < 60
 
@@ -92,7 +91,7 @@ def test_fills_are_close_to_what_was_there(bundled, signs):
     region = torch.zeros(len(signs), 1, 32, 32, dtype=torch.bool)
     region[..., 20:25, 6:11] = True
     x = signs * 2 - 1
-    error = (fill(x, region, restorer) - x).abs()[:, :, 20:25, 6:11].mean()
+    error = (restorer.fill(x, region) - x).abs()[:, :, 20:25, 6:11].mean()
     flat = (x.mean(dim=(2, 3), keepdim=True) - x).abs()[:, :, 20:25, 6:11].mean()
     assert error < 0.6 * flat
 
