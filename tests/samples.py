@@ -27,7 +27,7 @@ class Killed(BaseException):
 
 # The default algorithm with networks whose answers are known ---------------------------------------------------------
 
-CALIBRATION = Calibration(*[tuple(i / 40 - 10 for i in range(401))] * 2, 0.05)  # clean: -10 to 0
+CALIBRATION = Calibration(*[tuple(round(i / 40 - 10, 3) for i in range(401))] * 2, 0.05)  # clean: -10 to 0
 CALIBRATIONS = Calibrations(CALIBRATION, CALIBRATION)
 LINEAR = Schedule.named("linear")
 RED = (0.5, -0.5, -0.5)

@@ -53,7 +53,8 @@ class Look(NamedTuple):
 
     def only(self, index: Int[Tensor, " n"]) -> "Look":
         """What was seen in some of the images."""
-        answer = Answer(*(part if part is None else part[index] for part in self.answer))
+        local, dense, image = self.answer
+        answer = Answer(local[index], dense[index], image if image is None else image[index])
         return Look(self.x[index], self.shrunk, answer, self.p_value[index], self.alarms[index])
 
 

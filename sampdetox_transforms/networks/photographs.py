@@ -19,6 +19,7 @@ from sampdetox_transforms.method.calibration import Calibration, Calibrations
 from sampdetox_transforms.method.schedule import Schedule, scaled
 from sampdetox_transforms.method.search import Answer
 from sampdetox_transforms.networks.checkpoints import WeightsFileError, verify_sha256
+from sampdetox_transforms.networks.padding import pad_to_multiple
 from sampdetox_transforms.networks.photo_unet import PhotoUNet
 from sampdetox_transforms.networks.restorer_files import RESTORER_FOLDER, load_calibrations, save_calibrations
 from sampdetox_transforms.networks.tiles import in_parts
@@ -101,7 +102,9 @@ class Photographs(nn.Module):
             return self.restoring(torch.cat([image, image.new_zeros(image[:, :1].shape)], dim=1), told(sigma, dense))
 
         if mask is None:
-            image = image + in_parts(change, image, sigma, multiple=self.restoring.size_multiple)
+            multiple = self.restoring.size_multiple
+            padded, (rows, columns) = pad_to_multiple(image, multiple)
+            image = image + in_parts(change, padded, sigma, multiple=multiple)[..., rows, columns]
         else:  # never large: holes are filled at the size at which they were looked for
             image = image + self.restoring(torch.cat([image, mask.to(image)], dim=1), told(sigma, dense))
         return image.mean(dim=1, keepdim=True) if x.shape[1] == 1 else image

@@ -68,7 +68,10 @@ def by_batches(network: Network, x: Tensor, t: Tensor, at_once: int) -> Tensor:
 
 
 def spans(length: int, side: int, overlap: int, multiple: int) -> Iterator[tuple[int, int]]:
-    """As few equal pieces of at most ``side`` as cover 0...length with ``overlap`` or more in common: (from, to)."""
+    """As few equal pieces of at most ``side`` as cover 0...length with ``overlap`` or more in common: (from, to).
+
+    They start at multiples, as the whole image does: a network that looks at blocks of pixels sees the same blocks.
+    """
     side = max(side // multiple * multiple, multiple)
     if length <= side:
         yield 0, length
@@ -77,7 +80,7 @@ def spans(length: int, side: int, overlap: int, multiple: int) -> Iterator[tuple
     number = math.ceil((length - overlap) / (side - overlap))
     piece = min(side, math.ceil((length + (number - 1) * overlap) / number / multiple) * multiple)
     for i in range(number):
-        start = round(i * (length - piece) / (number - 1))
+        start = i * (length - piece) // (number - 1) // multiple * multiple
         yield start, start + piece
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor  # pyright: ignore[reportMissingImports]
 from torch.utils.data import get_worker_info
 
 from sampdetox_transforms.method.authors_code import AuthorsCode
@@ -80,7 +81,7 @@ def check_not_traced(inputs: Sequence[Any]) -> None:
         found = "torch.jit"
     elif torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
         found = "torch.export or torch.onnx"
-    elif any(isinstance(x, Tensor) and torch._C._functorch.is_batchedtensor(x) for x in inputs):
+    elif any(isinstance(x, Tensor) and is_batchedtensor(x) for x in inputs):
         found = "vmap, which takes images one by one"
     elif torch.compiler.is_compiling():
         found = "torch.compile(fullgraph=True), or another program that is traced"

@@ -1,6 +1,8 @@
 """``Explanation``: what was done to an image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +49,9 @@ class Explanation:
     matched: Tensor | None = None
 
 
+TOLD: ContextVar[list[Explanation] | None] = ContextVar("told", default=None)
+
+
 def explanation_of(
     result: Purified, schedule: Schedule, normalisation: Normalisation | None, inpt: Any, tensor: Tensor
 ) -> Explanation:
@@ -85,3 +90,14 @@ def nothing_done(x0: Tensor, settings: Preset, schedule: Schedule) -> Purified:
         found = Found(empty, empty.bool(), none.bool(), none)
         return Purified(x0, x0, empty, calls, sigma1, sigma2, found=found, lightened=x0)
     return Purified(x0, x0, empty, calls, sigma1, sigma2, difference_map=empty)
+
+
+@contextmanager
+def telling() -> Iterator[list[Explanation]]:
+    """Within it, calls note what they did in the list: ``explain`` for who calls the module, so that its hooks fire."""
+    told: list[Explanation] = []
+    token = TOLD.set(told)
+    try:
+        yield told
+    finally:
+        TOLD.reset(token)

@@ -33,7 +33,7 @@ from sampdetox_transforms.transforms.checks import (
     check_seed,
     check_worker,
 )
-from sampdetox_transforms.transforms.explanation import Explanation, explanation_of, nothing_done
+from sampdetox_transforms.transforms.explanation import TOLD, Explanation, explanation_of, nothing_done
 from sampdetox_transforms.transforms.images import (
     IMAGE_TYPES,
     as_tensor,
@@ -48,7 +48,6 @@ from sampdetox_transforms.transforms.presets import DEFAULT, Preset, get_preset
 
 CPU = torch.device("cpu")
 PASS: ContextVar[int] = ContextVar("pass_index", default=0)
-TOLD: ContextVar[list[Explanation] | None] = ContextVar("told", default=None)
 
 
 class SampDetox(v2.Transform):
@@ -289,14 +288,3 @@ def in_pass(pass_index: int) -> Iterator[None]:
         yield
     finally:
         PASS.reset(token)
-
-
-@contextmanager
-def telling() -> Iterator[list[Explanation]]:
-    """Within it, calls note what they did in the list: ``explain`` for who calls the module, so that its hooks fire."""
-    told: list[Explanation] = []
-    token = TOLD.set(told)
-    try:
-        yield told
-    finally:
-        TOLD.reset(token)

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from sampdetox_transforms.transforms.checks import as_whole, check_not_traced
+from sampdetox_transforms.transforms.explanation import telling
 from sampdetox_transforms.transforms.images import check_normalisation
-from sampdetox_transforms.transforms.transform import SampDetox, in_pass, telling
+from sampdetox_transforms.transforms.transform import SampDetox, in_pass
 
 
 class DetoxWrapper(nn.Module):

