@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Real
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -74,7 +74,7 @@ class Photographs(nn.Module):
         return partial(self.noise_in, schedule)
 
     def noise_in(
-        self, schedule: Schedule, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]
+        self, schedule: Schedule, x_t: Float[Tensor, "b c h w"], t: Real[Tensor, " b"]
     ) -> Float[Tensor, "b c h w"]:
         """The noise in ``x_t``, from the image that the network takes it for (equation 4 of the paper, solved)."""
         level = t.double() + 1

@@ -595,7 +595,7 @@ def test_what_is_no_search_is_refused(forbidden, settings, kind, parts):
 def test_a_file_of_something_else_is_no_calibration(forbidden, tmp_path):
     for content in ("[1]", "{", '{"small": 3}', '{"local": [1], "dense": [2, 1]}', '{"medium": null, "other": {}}'):
         (tmp_path / "file").write_text(content)
-        with pytest.raises(WeightsFileError, match="must be a calibration, got"):
+        with pytest.raises(WeightsFileError, match=r"file(:.*)? must (be|hold) .*, got.*\. (Write|Fetch|Give)"):
             SampDetox(forbidden, calibration=tmp_path / "file")
 
 
@@ -690,7 +690,7 @@ def test_tiles_of_a_photograph_are_the_whole(tiny, photographs, monkeypatch):
     assert sizes == [704]  # a multiple of 16
     difference, change = (tiled - whole).square().mean(dim=0).sqrt(), (whole - image).square().mean(dim=0).sqrt()
     assert difference.median() < 0.02 * change.median()
-    assert difference.flatten()[::7].quantile(0.99) < 0.2 * change.median()
+    assert difference.flatten()[::7].quantile(0.99) < 0.3 * change.median()
 
 
 # Hostile images
