@@ -127,7 +127,7 @@ def enlarge(
     return changed.clamp(-1, 1)
 
 
-def enlarge_map(values: Float[Tensor, "b 1 h w"], like: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 1 y x"]:
+def enlarge_map(values: Float[Tensor, "b 1 h w"], like: Float[Tensor, "n c y x"]) -> Float[Tensor, "b 1 y x"]:
     """A map of the shrunk image for the pixels of the image itself: each takes the nearest value."""
     if values.shape[-2:] == like.shape[-2:]:
         return values

@@ -16,10 +16,8 @@ from torch.nn import functional
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from sampdetox_transforms._common import write_atomically
-from sampdetox_transforms.method.answer import Answer
 from sampdetox_transforms.method.calibration import SHARES, Calibration, calibrate, strictest
-from sampdetox_transforms.method.search import local_suspicion
-from sampdetox_transforms.method.search_scale import SIDE
+from sampdetox_transforms.method.search import Answer, local_suspicion
 from sampdetox_transforms.networks.restorer import Specialists
 from sampdetox_transforms.networks.restorer_files import RESTORER, save_restorer
 from sampdetox_transforms.training.config import RestorerTrainingConfig
@@ -58,8 +56,9 @@ def train_restorer(
             f"out must be a new folder, or that of an unfinished run, got {out} with finished weights. Name another."
         )
     out.mkdir(parents=True, exist_ok=True)
-    searched = ImageCrops(learnt, SIDE, 3, config.zoom)
-    filled = ImageCrops([*learnt, *(list_images(config.fill_data) if config.fill_data else [])], SIDE, 3, config.zoom)
+    more = list_images(config.fill_data) if config.fill_data else []
+    searched = ImageCrops(learnt, Specialists.side, 3, config.zoom)
+    filled = ImageCrops([*learnt, *more], Specialists.side, 3, config.zoom)
     make = {
         "local": partial(local_batch, searched, filled, config.batch_size),
         "dense": partial(dense_batch, searched, config.batch_size),
