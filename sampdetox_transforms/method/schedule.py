@@ -7,7 +7,7 @@ inside a step. The network's timestep for level k is t = k - 1.
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor
 
 SCHEDULES = ("linear", "scaled_linear", "cosine")
@@ -128,7 +128,7 @@ class Schedule:
         return upper - 1 + fraction.clamp(0, 1)
 
     def add_noise(
-        self, x0: Float[Tensor, "*shape"], level: float | Float[Tensor, "*#shape"], noise: Float[Tensor, "*#shape"]
+        self, x0: Float[Tensor, "*shape"], level: float | Num[Tensor, "*#shape"], noise: Float[Tensor, "*#shape"]
     ) -> Float[Tensor, "*shape"]:
         """Equation 2: sqrt(ab) x0 + sqrt(1 - ab) z, at one level or at one level a pixel; exact at level 0."""
         log_signal = self.log_signal(level)

@@ -56,10 +56,9 @@ def train_restorer(
             f"out must be a new folder, or that of an unfinished run, got {out} with finished weights. Name another."
         )
     out.mkdir(parents=True, exist_ok=True)
+    more = list_images(config.fill_data) if config.fill_data else []
     searched = ImageCrops(learnt, Specialists.side, 3, config.zoom)
-    filled = ImageCrops(
-        [*learnt, *(list_images(config.fill_data) if config.fill_data else [])], Specialists.side, 3, config.zoom
-    )
+    filled = ImageCrops([*learnt, *more], Specialists.side, 3, config.zoom)
     make = {
         "local": partial(local_batch, searched, filled, config.batch_size),
         "dense": partial(dense_batch, searched, config.batch_size),

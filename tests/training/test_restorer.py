@@ -153,14 +153,14 @@ def test_the_losses_of_the_right_answer_are_small(crops):
             region[:n] = batch.region.float()
         is_dense = torch.zeros(len(batch.x))
         is_dense[:n] = batch.is_dense
-        return Answer(batch.target, 40 * region - 20, 40 * is_dense - 20)
+        return Answer(40 * region - 20, 40 * is_dense - 20, batch.target)
 
     assert float(LOSSES["local"](lambda x, erased: right(local), local)) < 0.1
     assert float(LOSSES["dense"](lambda x: right(dense), dense)) < 1e-3
 
     def wrong(batch):
         answer = right(batch)
-        return Answer(-answer.image, -answer.local, -answer.dense)
+        return Answer(-answer.local, -answer.dense, -answer.image)
 
     assert float(LOSSES["local"](lambda x, erased: wrong(local), local)) > 20
     assert float(LOSSES["dense"](lambda x: wrong(dense), dense)) > 10

@@ -85,7 +85,7 @@ def test_a_found_patch_is_covered_and_little_beside_it(detox, signs, top, left, 
     region[top : top + side, left : left + side] = True
     triggered = torch.where(region, value, signs[::2])
     visible = (triggered - signs[::2]).abs().mean(dim=1)[:, region].mean(dim=1) > 0.2
-    mask = detox.explain(triggered[visible]).mask[:, 0]
+    mask = detox.explain(triggered[visible]).found.mask[:, 0]
     assert len(mask) > 30 and mask.flatten(1).any(dim=1).float().mean() > 0.95
     assert mask[:, region].float().mean() > 0.98
     beside = mask[:, ~region].sum(dim=1).float()
@@ -93,6 +93,6 @@ def test_a_found_patch_is_covered_and_little_beside_it(detox, signs, top, left, 
 
 
 def test_hardly_a_pixel_of_a_clean_image_is_taken_out(detox, signs):
-    mask = detox.explain(signs[::2]).mask
+    mask = detox.explain(signs[::2]).found.mask
     assert mask.flatten(1).any(dim=1).float().mean() <= 0.05
     assert mask.float().mean() <= 0.002
