@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 if os.environ.get("SAMPDETOX_SHAPES") != "unchecked":  # before the package is imported
-    jaxtyping.install_import_hook("sampdetox_transforms", "shapes.checked")
+    ROOMS = ("method", "networks", "transforms", "training")  # the lab refuses other shapes in words of its own
+    jaxtyping.install_import_hook([f"sampdetox_transforms.{room}" for room in ROOMS], "shapes.checked")
 
 from sampdetox_transforms import Denoiser, Schedule
 from sampdetox_transforms.cli import main as cli

@@ -133,7 +133,7 @@ def where_is(weights: "DetoxWeights") -> str:
 
 
 def check_hash(weights: "DetoxWeights | HubRepo | Path", folder: Path) -> tuple[str, bool]:
-    """The sha256 of the weights file, and whether one is pinned; WeightsFileError where they differ."""
+    """The sha256 of the weights file, and whether files are pinned; WeightsFileError where one of them differs."""
     import hashlib
 
     from sampdetox_transforms.networks.catalogue import DetoxWeights
@@ -143,8 +143,8 @@ def check_hash(weights: "DetoxWeights | HubRepo | Path", folder: Path) -> tuple[
     path = next((place for place in places if place.exists()), None)
     if path is None:
         raise WeightsFileError(f"a checkpoint folder must hold {SAFETENSORS}, got none in {folder}. Fetch it anew.")
-    pinned = weights.meta.sha256 if isinstance(weights, DetoxWeights) else ""
-    if pinned:
-        verify_sha256(path, pinned)
+    pinned = weights.meta.sha256 if isinstance(weights, DetoxWeights) else {}
+    for name, sha256 in pinned.items():
+        verify_sha256(path.with_name(name), sha256)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest(), bool(pinned)

@@ -9,7 +9,7 @@ from cli_pictures import colours, files, save
 from sampdetox_transforms import SampDetox
 from sampdetox_transforms.cli import calibrate as cli
 from sampdetox_transforms.cli.purify.files import read_picture
-from sampdetox_transforms.method.calibration import Calibration
+from sampdetox_transforms.networks.restorer_files import load_calibration
 
 
 @pytest.fixture
@@ -27,13 +27,13 @@ def test_the_thresholds_are_those_of_the_library(run, clean, tiny, tmp_path):
     status, printed, err = run("calibrate", clean, "-o", out, *flags)
     assert (status, err) == (0, "")
     assert printed.startswith(f"measured 6 clean pictures; thresholds in {out}\n")
-    found = Calibration.load(out)
+    found = load_calibration(out)
     images = [read_picture(path).pixels for path in sorted(clean.rglob("*.png"))]
-    expected = SampDetox(str(tiny)).calibrate(images, false_alarm_rate=0.4)
+    expected = SampDetox(str(tiny)).calibrate(images, false_alarm_rate=0.4).small
     assert found.thresholds == pytest.approx(expected.thresholds, abs=1e-3)
     assert (found.images, found.false_alarm_rate) == (6, 0.4)
     assert found.data == "/".join(clean.parts[-2:])
-    assert found.thresholds != Calibration.load(_own()).thresholds
+    assert found.thresholds != load_calibration(_own()).thresholds
 
 
 def _own():
@@ -47,7 +47,7 @@ def test_the_thresholds_as_json(run, clean, tiny, tmp_path):
     flags = ("--weights", tiny, "--device", "cpu", "--false-alarm-rate", 0.5, "--json")
     status, printed, err = run("calibrate", clean, "-o", out, *flags)
     found = json.loads(printed)
-    local, dense = Calibration.load(out).thresholds
+    local, dense = load_calibration(out).thresholds
     assert (status, err) == (0, "") and (found["images"], found["failed"], found["out"]) == (6, [], str(out))
     assert found["thresholds"] == pytest.approx({"local": local, "dense": dense}, abs=1e-4)
 
@@ -60,7 +60,7 @@ def test_pictures_that_cannot_be_read_are_named(run, clean, tiny, tmp_path):
     assert err.count("\n") == 1 and "bad.png: not a picture" in err
     status, printed, err = run("calibrate", clean, "-o", tmp_path / "t.json", *flags, "--max-pixels", 108)
     assert status == 2 and "144. Make it smaller" in err and "needs 4 clean images or more, got 3" in err
-    assert Calibration.load(tmp_path / "t.json").images == 6, "a run that failed replaced the file"
+    assert load_calibration(tmp_path / "t.json").images == 6, "a run that failed replaced the file"
 
 
 @pytest.mark.usefixtures("no_weights")

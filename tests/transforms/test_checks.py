@@ -102,6 +102,7 @@ def test_it_is_refused_where_it_would_be_recorded(tiny, tracer, wrapped, preset)
     assert "detox.denoiser, detox.restorer" in told and "keep the call of SampDetox in Python" in told
 
 
+@pytest.mark.slow  # the tracer takes minutes where shapes are checked
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_compiled_with_breaks_it_gives_what_it_gives(detox, wrapped):

@@ -106,14 +106,14 @@ def test_the_report_says_what_was_found_where(run, tree, tmp_path):
     assert tuple(clean) == COLUMNS
     assert [Path(row["source"]) for row in (clean, failed, square)] == sorted(tree.iterdir())
 
-    assert square["treated"] == "yes" and 0 < float(square["false_alarm_rate"]) < 0.05
+    assert square["treated"] == "yes" and 0 < float(square["p_value"]) < 0.05
     left, top, right, bottom = (int(square[name]) for name in ("left", "top", "right", "bottom"))
     assert max(left, SQUARE[0]) < min(right, SQUARE[2]) and max(top, SQUARE[1]) < min(bottom, SQUARE[3])
     assert 0 < float(square["mask_share"]) <= (right - left) * (bottom - top) / 32**2
-    assert clean["treated"] == "no" and float(clean["false_alarm_rate"]) >= 0.05
+    assert clean["treated"] == "no" and float(clean["p_value"]) >= 0.05
     assert [clean[name] for name in ("left", "top", "right", "bottom", "failure")] == [""] * 5
     assert (float(clean["mask_share"]), clean["network_calls"]) == (0, "3") and int(square["network_calls"]) > 3
-    assert float(square["suspicion"]) > float(clean["suspicion"])
+    assert float(square["p_value"]) < float(clean["p_value"])
     for row in (clean, square):
         change = np.abs(pixels(Path(row["result"])) - pixels(Path(row["source"])))
         assert float(row["largest_change"]) == change.max() and float(row["mean_change"]) == pytest.approx(
@@ -125,7 +125,7 @@ def test_the_report_says_what_was_found_where(run, tree, tmp_path):
     page = Page((tmp_path / "found.html").read_text())
     heads = [row[0] for row in page.rows[1:]]
     assert heads == [square["source"], clean["source"], failed["source"]], "not the most suspicious first"
-    assert page.rows[1][6:8] == [f"{float(square['suspicion']):.2f}", "yes"] and page.rows[2][7] == "no"
+    assert page.rows[1][6] == "yes" and page.rows[2][6] == "no"
     assert page.rows[3][1].startswith("failed: not a picture") and "1 failed" in page.text
     assert "2 purified, 1 of them treated" in page.text and "below 5.00%" in page.text
     before, over, after = page.images()[:3]
@@ -149,7 +149,7 @@ def test_a_preset_without_search_leaves_its_columns_empty_and_shows_the_map(run,
     run(*command, "--report", tmp_path / "found.csv")
     for row in rows_of(tmp_path / "found.csv"):
         empty = {name for name, value in row.items() if not value}
-        searched = {"false_alarm_rate", "suspicion", "treated", "mask_share", "left", "top", "right", "bottom"}
+        searched = {"p_value", "treated", "mask_share", "left", "top", "right", "bottom"}
         changes = {"result", "network_calls", "largest_change", "mean_change"}
         assert empty == searched | (changes if "b-no" in row["source"] else {"failure"})
     run(*command, "--report", tmp_path / "found.html")

@@ -16,15 +16,15 @@ from sampdetox_transforms.cli.purify.tree import Failure, Job
 
 
 def test_the_order_is_by_suspicion_and_failures_come_last():
-    def row(name, share=None, suspicion=None, failure=""):
-        return Row(Path(name), false_alarm_rate=share, suspicion=suspicion, failure=failure)
+    def row(name, p_value=None, failure=""):
+        return Row(Path(name), p_value=p_value, failure=failure)
 
-    rows = [row("failed", failure="x"), row("d"), row("c", 1.0, 9.0), row("b", 0.01, 1.0), row("a", 0.01, 2.0)]
+    rows = [row("failed", failure="x"), row("d"), row("c", 1.0), row("b", 0.02), row("a", 0.01)]
     assert [r.source.name for r in describing.most_suspicious(rows)] == ["a", "b", "c", "d", "failed"]
 
 
 def test_only_the_most_suspicious_keep_their_pictures(monkeypatch):
-    rows = [Row(Path(str(i)), false_alarm_rate=1 - i / 10, suspicion=0.0, pictures=(b"",)) for i in range(6)]
+    rows = [Row(Path(str(i)), p_value=1 - i / 10, pictures=(b"",)) for i in range(6)]
     kept = describing.keep_pictures(rows, 2)
     assert [row.source.name for row in kept if row.pictures] == ["4", "5"]
     assert [row.source for row in kept] == [row.source for row in rows]

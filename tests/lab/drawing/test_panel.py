@@ -29,7 +29,7 @@ def test_an_explanation_with_a_search_shows_suspicion_and_filled_pixels():
     marked = TRIGGERS[2].plant(signs[1])
     explained = SampDetox("bundled", preset="restore", seed=0).explain(marked)
     row = panel.explanation_row(marked, explained)
-    assert [tile.title for tile in row[2:4]] == ["suspicion of each pixel", "filled pixels"]
+    assert [tile.title for tile in row[2:4]] == ["trigger probability of each pixel", "filled pixels"]
     assert (row[2].low, row[2].high) == (0, 1) and 0 <= row[2].image.min() <= row[2].image.max() <= 1
     assert row[2].image[27:31, 27:31].mean() > 0.5 > row[2].image[:20].mean()
     assert row[3].image[27:31, 27:31].all() and not row[3].image[:20].any()
