@@ -33,7 +33,7 @@ class AuthorsCode:
 
     t1: float = 120
     t2: float = 120
-    schedule = "linear"
+    schedule, sampler, stride = "linear", "ddpm", 1  # what the program fixes
 
     def __post_init__(self) -> None:
         check_levels(self, "t1", "t2")

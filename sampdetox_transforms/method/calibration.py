@@ -139,7 +139,7 @@ class Calibrations:
 @torch.no_grad()
 def calibrate(
     networks: SearchNetworks,
-    batches: Iterable[Float[Tensor, "b c h w"]],
+    batches: Iterable[Float[Tensor, "_ c _ _"]],
     *,
     false_alarm_rate: float = 0.05,
     data: str = "",

@@ -203,6 +203,7 @@ def local_loss(network: nn.Module, batch: LocalBatch) -> Tensor:
     pixels = entropy(logits, region.float(), weight=seen.float(), pos_weight=logits.new_tensor(3.0))
     suspicion = entropy(local_suspicion(logits), (region & seen).flatten(1).any(dim=1).float())
     all_over = entropy(answer.dense[:n], batch.is_dense)
+    assert answer.image is not None
     error = (answer.image - batch.target).abs().mean(dim=1, keepdim=True)
     erased = batch.erased[n:]
     filled_in = (error[n:] * erased).sum() / erased.sum().clamp(min=1)

@@ -49,7 +49,10 @@ def check_normalisation(mean: Sequence[float] | None, std: Sequence[float] | Non
         return None
     if mean is None or std is None:
         raise ValueError(f"mean and std must be given together, got mean={mean}, std={std}. Give both or neither.")
-    means, stds = (tuple(torch.as_tensor(values).flatten().tolist()) for values in (mean, std))
+    try:
+        means, stds = (tuple(torch.as_tensor(values).flatten().tolist()) for values in (mean, std))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"mean and std must be numbers, got {mean!r}, {std!r}. Give one, or one a channel.") from error
     if len(means) != len(stds) or not all(
         0 < s < math.inf and math.isfinite(m) for m, s in zip(means, stds, strict=True)
     ):
@@ -66,7 +69,7 @@ def check_device(device: str | torch.device | None) -> torch.device | None:
     try:
         device = torch.device(device)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (TypeError, RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device must be one that is available, got {str(device)!r}: {reason}. Use 'cpu'.") from error
     return device

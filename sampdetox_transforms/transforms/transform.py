@@ -117,7 +117,7 @@ class SampDetox(v2.Transform):
         self.settings = get_preset(preset, t1=t1, t2=t2, sampler=sampler, stride=stride, schedule=schedule)
         self.normalisation = check_normalisation(mean, std)
         self.batch_size, self.seed = check_batch_size(batch_size), check_seed(seed)
-        if dtype is not None and not dtype.is_floating_point:
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise ValueError(f"dtype must be a floating-point dtype, got {dtype}. torch.bfloat16 is the fast one.")
         target = check_device(device)
         searches = isinstance(self.settings, Restore)

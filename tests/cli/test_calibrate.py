@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 from cli_pictures import colours, files, save
@@ -90,11 +91,13 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(run, clean, tiny, tmp_pat
     out = tmp_path / "t.json"
     out.write_text("of before")
 
-    def full(path, calibration):
-        path.write_text("half")
+    real = Path.write_text
+
+    def full(path, *text, **options):
+        real(path, "half")
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(cli, "save_calibration", full)
+    monkeypatch.setattr(Path, "write_text", full)
     flags = ("--weights", tiny, "--device", "cpu", "--false-alarm-rate", 0.5)
     status, _, err = run("calibrate", clean, "-o", out, *flags)
     assert status == 2 and "No space left" in err and out.read_text() == "of before"

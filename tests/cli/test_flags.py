@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from sampdetox_transforms import PRESETS, SampDetox
 from sampdetox_transforms.cli import flags, shared
 from sampdetox_transforms.cli.purify import command
-from sampdetox_transforms.transforms.presets import DEFAULT, Preset
+from sampdetox_transforms.method.algorithm1 import Algorithm1
+from sampdetox_transforms.method.restore import Restore
+from sampdetox_transforms.transforms.presets import DEFAULT
 
 SETTINGS = ("t1", "t2", "sampler", "stride")
 
@@ -61,9 +63,9 @@ def test_options_reach_the_transform(run, tiny, tmp_path, monkeypatch):
     assert (s.schedule, s.sampler, s.stride, s.t1, s.t2) == ("cosine", "ddpm", 30, 20, 80.5)
     assert (paper.seed, paper.denoiser.dtype) == (7, torch.bfloat16)
     s = detox("--sampler", "ddpm", "--stride", "10", "--t1", "30", "--batch-size", "5").settings
-    assert (s.local_stage, s.sampler, s.stride, s.t1, s.t2) == ("restore", "ddpm", 10, 30, 120)
+    assert (s.sampler, s.stride, s.t1, s.t1_large, s.t2) == ("ddpm", 10, 30, None, 120) and isinstance(s, Restore)
     assert isinstance(s.t1, int) and made[-1].batch_size == 5
-    assert set(SETTINGS) < {field.name for field in fields(Preset)}
+    assert set(SETTINGS) < {field.name for field in fields(Restore)} & {field.name for field in fields(Algorithm1)}
 
 
 @pytest.mark.parametrize(

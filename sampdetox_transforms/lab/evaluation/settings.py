@@ -35,7 +35,7 @@ PRESET_OF: dict[str, Preset | None] = {
     "`authors-code`": PRESETS["authors-code"],
 }
 
-DDPM = tuple(name for name, preset in PRESET_OF.items() if preset is not None and getattr(preset, "stride", 1) == 1)
+DDPM = tuple(name for name, preset in PRESET_OF.items() if preset is not None and preset.stride == 1)
 
 DDIM = tuple(name for name in PRESET_OF if name not in DDPM)
 

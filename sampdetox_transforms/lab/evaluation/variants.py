@@ -80,7 +80,7 @@ def never(calibrations: Calibrations, *kinds: str) -> Calibrations:
     """The same where no image is suspected enough of these kinds of triggers; the lower values stay."""
 
     def out_of_reach(values: tuple[float, ...]) -> tuple[float, ...]:
-        return tuple(v + 1e9 * (i > 0.95 * (len(values) - 1)) for i, v in enumerate(values))
+        return tuple(v + 1e15 * (i > 0.95 * (len(values) - 1)) for i, v in enumerate(values))
 
     def silent(calibration: Calibration | None) -> Calibration | None:
         return calibration and replace(

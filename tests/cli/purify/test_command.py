@@ -133,7 +133,7 @@ def test_an_interrupt_is_130(run, monkeypatch, tmp_path):
         (("--t1", "-1"), "t1 must be 0 or more"),
         (("--t2", "161"), "t1 and t2 must be in [0, 160]"),
         (("--preset", "authors-code", "--t2", "160"), "level 161 is needed"),
-        (("--preset", "authors-code", "--stride", "20"), "fixes stride"),
+        (("--preset", "authors-code", "--stride", "20"), "the settings of 'authors-code' are t1, t2, got stride=20"),
         (("--weights", "bundeld"), "Did you mean BUNDLED"),
         (("--device", "cuda:99"), "device must be one that is available"),
         (("--batch-size", "0"), "batch_size must be a whole number of 1 or more"),

@@ -158,7 +158,7 @@ def test_a_preset_without_search_leaves_its_columns_empty_and_shows_the_map(run,
     with Image.open(tree / "a-clean.png") as image:
         explained = SampDetox(tiny, preset="ddim", seed=0).explain(image)
     assert (shown.ndim, shown.max()) == (2, 255)
-    assert shown.argmax() == int(explained.ssim_map.argmax())
+    assert shown.argmax() == int(explained.difference_map.argmax())
     assert "map: changed by stage 1" in page.rows[0] and "treated as triggered" not in page.text
 
 
@@ -304,13 +304,13 @@ def test_a_report_that_cannot_be_written_in_the_end_says_so(run, tree, tmp_path,
 
 
 def test_the_page_is_one_file_with_a_table_that_can_be_read_out():
-    row = Row(Path("a.png"), Path("b.png"), 0.01, 2.0, True, 0.2, (1, 2, 3, 4), 5, 6.0, 0.7)
+    row = Row(Path("a.png"), Path("b.png"), 0.01, True, 0.2, (1, 2, 3, 4), 5, 6.0, 0.7)
     text = report.render_html([row, Row(Path("c.png"), failure="why & <how>")], about=["5 < 6"], skipped=3)
     page = Page(text)
     assert {head["scope"] for head in page.all("th")} == {"col", "row"}
     assert len(page.all("caption")) == 1 and "5 < 6" in page.text
     assert page.rows[2] == ["c.png", "failed: why & <how>"]
-    assert page.rows[1][5:] == ["1.00 %", "2.00", "yes", "20.00 %", "1, 2, 3, 4", "5", "6.0", "0.70"]
+    assert page.rows[1][5:] == ["1.00 %", "yes", "20.00 %", "1, 2, 3, 4", "5", "6.0", "0.70"]
     assert len(page.rows[1]) == len(page.rows[0])
     assert {"name": "color-scheme", "content": "light dark"} in page.all("meta")
     assert not {"script", "link", "iframe", "object", "a"} & {tag for tag, _ in page.elements}
@@ -328,7 +328,7 @@ def test_formulas_in_names_stay_names():
 def test_nothing_in_a_row_can_leave_its_cell():
     """Every text that a file name or an error can reach, between tags and in attributes."""
     bad = """"'><b onload=x>&amp;"""
-    rows = [Row(Path(bad), Path(bad + "2"), 0.01, 2.0, True, 0.2, (1, 2, 3, 4), 5, 6.0, 0.7, pictures=(PNG,) * 3)]
+    rows = [Row(Path(bad), Path(bad + "2"), 0.01, True, 0.2, (1, 2, 3, 4), 5, 6.0, 0.7, pictures=(PNG,) * 3)]
     page = Page(report.render_html([*rows, Row(Path(bad + "3"), failure=bad + "4")], about=[bad + "5"]))
     assert page.rows[1][0] == bad and page.rows[1][4] == bad + "2"
     assert page.rows[2] == [bad + "3", f"failed: {bad}4"] and bad + "5" in page.text

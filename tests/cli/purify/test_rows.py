@@ -77,9 +77,10 @@ def test_changes_are_a_mask_or_a_level_above_stage_1(tiny):
     mask[2, 0, 0, 0] = True
     levels[3, 0, 0, :2] = 12.5
     mask[3, 0, 0, :2] = True
-    explained = replace(explained, mask=mask, timestep_map=levels)
+    assert explained.found is not None
+    explained = replace(explained, found=replace(explained.found, mask=mask), timestep_map=levels)
     assert describing.share_beyond(explained, 12).tolist() == [0, 1, 0.05, 0.1]
-    assert describing.share_beyond(replace(explained, mask=None), 12).tolist() == [0, 1, 0, 0.1]
+    assert describing.share_beyond(replace(explained, found=None), 12).tolist() == [0, 1, 0, 0.1]
 
     changes = Changes()
     jobs = [Job(Path("in") / name, Path("out.png")) for name in ("a", "b", "c", "d/e")]

@@ -17,6 +17,7 @@ from PIL import Image
 from sampdetox_transforms import SampDetox
 from sampdetox_transforms.cli.purify import run as running
 from sampdetox_transforms.cli.purify.files import Picture
+from sampdetox_transforms.transforms import transform
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
@@ -88,11 +89,13 @@ def test_pictures_that_the_transform_refuses_fail_alone(run, weights, tmp_path, 
     save(tmp_path / "in/a.png", colours(size=(20, 20, 3)))
     save(tmp_path / "in/b.png", colours())
 
-    def limited(self, image):
+    def limited(flat_inputs, normalisation):
+        (image,) = flat_inputs
         if image.shape[-2] > 10:
             raise ValueError("images must be at most 10x10")
+        return flat_inputs
 
-    monkeypatch.setattr(SampDetox, "_check_image", limited)
+    monkeypatch.setattr(transform, "check_sample", limited)
     status, _, err = run("purify", tmp_path / "in", tmp_path / "out", "--weights", weights)
     assert status == 1 and "a.png: images must be at most" in err
     assert files(tmp_path / "out") == ["b.png"]

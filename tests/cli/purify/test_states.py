@@ -35,14 +35,15 @@ KILLED = -signal.SIGKILL
 class StandIn:
     """Turns pictures into their negatives."""
 
-    settings = types.SimpleNamespace(t1=12, t2=120, sampler="ddim", stride=60, local_stage="restore")
+    settings = types.SimpleNamespace(t1=12, t2=120, sampler="ddim", stride=60)
+    restorer = calibration = None
     denoiser = types.SimpleNamespace(source="none", max_level=160)
     schedule = types.SimpleNamespace(name="linear")
 
     def explain(self, pixels: torch.Tensor) -> Explanation:
         levels = torch.zeros(len(pixels), 1, *pixels.shape[2:])
         calls = torch.zeros(len(pixels))
-        return Explanation(255 - pixels, pixels, levels, levels, levels, calls, 0.1, 0.5, levels > 0)
+        return Explanation(255 - pixels, pixels, levels, levels, calls, 0.1, 0.5, difference_map=levels)
 
 
 def picture(seed: int) -> np.ndarray:

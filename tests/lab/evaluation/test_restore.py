@@ -10,6 +10,7 @@ from sampdetox_transforms.lab.evaluation import restore
 from sampdetox_transforms.lab.evaluation.restore import build
 from sampdetox_transforms.lab.evaluation.run import run_experiment
 from sampdetox_transforms.lab.evaluation.study import Plan
+from sampdetox_transforms.lab.evaluation.variants import NEVER, never
 from sampdetox_transforms.lab.victims.victim import Victim
 from sampdetox_transforms.method.calibration import Calibration, Calibrations
 from sampdetox_transforms.method.restore import Restore
@@ -78,7 +79,8 @@ def test_a_variant_differs_in_one_thing(plan, monkeypatch, name, changed):
 def test_what_is_never_suspected_is_not_treated(plan, images, name, kinds):
     for calibration, treated in zip((ALL_LOCAL, ALL_DENSE), kinds, strict=True):
         detox, plain = build(f"restore, {name}", plan), build("restore", plan)
-        detox.calibration = plain.calibration = Calibrations(calibration, calibration)
+        plain.calibration = Calibrations(calibration, calibration)
+        detox.calibration = never(plain.calibration, *NEVER[f"restore, {name}"])
         found = detox.explain(images)
         assert ((found.timestep_map.flatten(1).amax(1) > 0) == treated).all()
         assert torch.equal(found.image, found.stage1) != treated

@@ -82,7 +82,7 @@ def test_unknown_classifiers_are_refused():
         build_classifier("resnet-34", 10)
     with pytest.raises(ValueError, match="num_classes must be 2 or more, got 1"):
         build_classifier("vgg19", 1)
-    assert set(CLASSIFIERS) == {"preact-resnet18", "preact-resnet18-narrow", "resnet34", "vgg19"}
+    assert set(CLASSIFIERS) == {"preact-resnet18", "preact-resnet18-narrow", "resnet34", "resnet50", "vgg19"}
 
 
 # Parts of training
