@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 if os.environ.get("SAMPDETOX_SHAPES") != "unchecked":  # before the package is imported
-    ROOMS = ("method", "networks", "transforms", "training")  # the lab refuses other shapes in words of its own
+    ROOMS = ("method", "networks", "training")  # transforms and lab refuse other shapes in words of their own
     jaxtyping.install_import_hook([f"sampdetox_transforms.{room}" for room in ROOMS], "shapes.checked")
 
 from sampdetox_transforms import Denoiser, Schedule

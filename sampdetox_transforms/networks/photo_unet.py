@@ -72,9 +72,9 @@ class PhotoUNet(WeightsAsBytes):
         return self.unshuffle * 2 ** (len(self.widths) - 1)
 
     def forward(
-        self, x: Float[Tensor, "b p h w"], conditions: Float[Tensor, "b n"] | None = None
+        self, x: Float[Tensor, "..."], conditions: Float[Tensor, "..."] | None = None
     ) -> Float[Tensor, "b q h w"] | tuple[Float[Tensor, "b q h w"], Float[Tensor, " b"]]:
-        """Planes of the size of ``x``, in its dtype, and where the network has it the logit of each image.
+        """Planes of the size of ``x`` (b, p, h, w), in its dtype, and where the network has it the logit of each image.
 
         Images are mirrored at their borders up to ``size_multiple`` and the result is cropped to their size.
 

@@ -83,15 +83,19 @@ def load_calibrations(path: str | Path, *, sha256: str = "") -> Calibrations:
         WeightsFileError: no such file, another hash, or content that is no calibration.
     """
     path = Path(path)
+    if not path.is_file():
+        raise WeightsFileError(
+            f"{path} must be a calibration file, got none there. Write one with 'sampdetox calibrate FOLDER -o FILE'."
+        )
     content = read_json(path, sha256)
-    parts = {"small": content} if "local" in content else content
+    parts = {"small": content} if set(content) & set(RULES) else content
     unknown = sorted(set(parts) - {"small", "large"})
     if unknown or not any(isinstance(part, dict) for part in parts.values()):
         raise WeightsFileError(
             f"{path} must hold a calibration of 'small' or 'large' images, got {brief(unknown or parts)}. "
             "Write one with 'sampdetox calibrate FOLDER -o FILE'."
         )
-    return Calibrations(**{name: part and _calibration(path, part) for name, part in parts.items()})
+    return Calibrations(**{name: None if part is None else _calibration(path, part) for name, part in parts.items()})
 
 
 def save_calibrations(path: str | Path, calibrations: Calibrations) -> None:

@@ -55,9 +55,9 @@ def find_restorers(weights: Any, restorer: Any, calibration: Any) -> tuple[Resto
     else:
         own = Path(weights) / "restorer" if isinstance(weights, (str, os.PathLike)) else None
         folder = restorer if restorer is not None else own if own is not None and own.is_dir() else None
-        networks, calibrations = load_restorers() if folder is None else load_restorers(folder)
+        networks, calibrations = load_restorers() if folder is None else load_restorers(Path(folder))
     if isinstance(calibration, (str, os.PathLike)):
-        calibration = load_calibrations(calibration)
+        calibration = load_calibrations(Path(calibration))
     if isinstance(calibration, Calibration):
         calibration = Calibrations(calibration, calibrations and calibrations.large)
     if calibration is not None and not isinstance(calibration, Calibrations):

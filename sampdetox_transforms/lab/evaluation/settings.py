@@ -81,9 +81,9 @@ def cells(plan: Plan) -> Iterable[Cell]:
             clean = images[labels != victim.target_label]
             assert victim.attack is not None
             triggered = victim.attack(clean)
-            result[victim.name] = auc(
-                alone.explain(triggered).difference_map, (triggered != clean).any(dim=1, keepdim=True)
-            )
+            score = alone.explain(triggered).difference_map
+            assert score is not None  # Algorithm 1 has a map
+            result[victim.name] = auc(score, (triggered != clean).any(dim=1, keepdim=True))
         return result
 
     for name in plan.settings:
