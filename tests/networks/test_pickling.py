@@ -8,7 +8,8 @@ import pytest
 import torch
 from conftest import tiny_config
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
+from workers import GIVE_UP, GreyImages
 
 from sampdetox_transforms import Denoiser, SampDetox, Schedule, load_denoiser
 from sampdetox_transforms.networks.denoiser import adapt
@@ -34,25 +35,14 @@ def tensors_pickled(thing) -> int:
     return len(seen)
 
 
-class Images(Dataset):
-    def __init__(self, transform):
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return 4
-
-    def __getitem__(self, i: int) -> torch.Tensor:
-        return self.transform(torch.full((3, 8, 8), i / 4))
-
-
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
 def test_data_loader_with_two_workers_gets_the_default_transform(method):
     """282 weights: forkserver passes 253 file descriptors at most."""
     detox = SampDetox("bundled", seed=0, dtype=torch.float32)
     assert len(detox.state_dict()) > 253
-    loader = DataLoader(Images(detox), batch_size=2, num_workers=2, multiprocessing_context=method)
+    loader = DataLoader(GreyImages(detox), batch_size=2, num_workers=2, multiprocessing_context=method, timeout=GIVE_UP)
     found = torch.cat(list(loader))
-    expected = torch.stack([Images(detox)[i] for i in range(4)])
+    expected = torch.stack([GreyImages(detox)[i] for i in range(4)])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from contract import HEIGHT, WIDTH, pixels
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
+from workers import GIVE_UP, SameImage
 
 from sampdetox_transforms import Denoiser, DetoxWrapper, SampDetox
 from sampdetox_transforms.transforms import checks
@@ -19,19 +20,6 @@ FORK = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(),
 @pytest.fixture
 def detox(tiny) -> SampDetox:
     return SampDetox(tiny, t2=40, seed=0)
-
-
-class SameImage(Dataset):
-    """One image, as often as is asked for, through a transform."""
-
-    def __init__(self, transform, length: int):
-        self.transform, self.length = transform, length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int):
-        return self.transform(pixels(3, HEIGHT, WIDTH))
 
 
 @pytest.fixture
@@ -52,7 +40,9 @@ def test_cuda_in_a_forked_worker_is_refused(detox, pretend_cuda, context):
         except RuntimeError as error:
             return str(error)
 
-    loader = DataLoader(SameImage(message, 1), num_workers=1, batch_size=1, multiprocessing_context=context)
+    loader = DataLoader(
+        SameImage(message, pixels(3, HEIGHT, WIDTH), 1), num_workers=1, multiprocessing_context=context, timeout=GIVE_UP
+    )
     [[text]] = loader
     for part in ("forked DataLoader worker", "DetoxWrapper", "multiprocessing_context='spawn'", "device='cpu'"):
         assert part in text

@@ -24,10 +24,11 @@ from contract import (
 )
 from samples import CALIBRATION, CALIBRATIONS, WhiteIsForeign
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
+from workers import GIVE_UP, SameImage
 
 from sampdetox_transforms import (
     PRESETS,
@@ -312,19 +313,6 @@ def test_passes_draw_noise_of_their_own(detox):
 # Workers
 
 
-class SameImage(Dataset):
-    """One image, as often as is asked for, through a transform."""
-
-    def __init__(self, transform, length: int):
-        self.transform, self.length = transform, length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.transform(pixels(3, HEIGHT, WIDTH))
-
-
 # A machine with one free processor suggests one worker.
 TWO_WORKERS = pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes:UserWarning")
 FORK = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system does not fork")
@@ -333,19 +321,28 @@ FORK = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(),
 @FORK
 @TWO_WORKERS
 def test_forked_workers_do_not_repeat_noise(tiny):
-    loader = DataLoader(SameImage(SampDetox(tiny), 4), num_workers=2, batch_size=1, multiprocessing_context="fork")
+    loader = DataLoader(
+        SameImage(SampDetox(tiny), pixels(3, HEIGHT, WIDTH), 4),
+        num_workers=2,
+        multiprocessing_context="fork",
+        timeout=GIVE_UP,
+    )
     for a, b in combinations(torch.cat(list(loader)), 2):
         assert not is_close(a, b)
 
 
 def test_spawned_worker_gives_the_same(detox):
-    loader = DataLoader(SameImage(detox, 1), num_workers=1, batch_size=1, multiprocessing_context="spawn")
+    loader = DataLoader(
+        SameImage(detox, pixels(3, HEIGHT, WIDTH), 1), num_workers=1, multiprocessing_context="spawn", timeout=GIVE_UP
+    )
     assert_close(next(iter(loader))[0], detox(pixels(3, HEIGHT, WIDTH)))
 
 
 @FORK
 def test_cpu_in_a_forked_worker_is_fine(detox):
-    loader = DataLoader(SameImage(detox, 1), num_workers=1, batch_size=1, multiprocessing_context="fork")
+    loader = DataLoader(
+        SameImage(detox, pixels(3, HEIGHT, WIDTH), 1), num_workers=1, multiprocessing_context="fork", timeout=GIVE_UP
+    )
     assert_close(next(iter(loader))[0], detox(pixels(3, HEIGHT, WIDTH)))
 
 
