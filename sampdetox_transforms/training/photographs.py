@@ -20,7 +20,7 @@ from sampdetox_transforms.training.photo_data import PhotoCrops, finish, whole
 from sampdetox_transforms.training.state import STATE
 from sampdetox_transforms.training.triggers.draw import choose, mixture
 from sampdetox_transforms.training.triggers.local import local_triggers
-from sampdetox_transforms.training.triggers.photographs import CONTENTS, DENSE, SHAPES
+from sampdetox_transforms.training.triggers.photographs import CONTENTS, DENSE, SHAPES, soft_edges
 
 WEIGHTS = "search.safetensors"
 ENLARGED = (1, 1, 1, 1.3, 2)  # how much larger than a batch images may be when a trigger is put on them
@@ -85,14 +85,15 @@ class PhotoBatch(NamedTuple):
 
 
 def photo_batch(crops: PhotoCrops, sizes: tuple[tuple[int, int, float], ...], generator: Generator) -> PhotoBatch:
-    """A third of the images clean, a fifth with a dense trigger, the others with a local one."""
+    """A third of the images clean, a fourth with a dense trigger, the others with a local one."""
     side, n, _ = sizes[int(choose(1, [share for *_, share in sizes], torch.empty(0), generator))]
     large = int(side * ENLARGED[whole(0, len(ENLARGED), generator)])
     clean = crops.draw(n, large, generator)
     images, region = clean.clone(), torch.zeros(n, 1, large, large, dtype=torch.bool)
-    is_dense = torch.arange(n) >= n - n // 5
+    is_dense = torch.arange(n) >= n - n // 4
     local = ~is_dense & (torch.arange(n) >= n // 3)
-    images[local], region[local] = local_triggers(clean[local], generator, SHAPES, CONTENTS)
+    pasted = local_triggers(clean[local], generator, SHAPES, CONTENTS)
+    images[local], region[local] = soft_edges(clean[local], *pasted, generator)
     images[is_dense] = mixture(DENSE, clean[is_dense], generator).clamp(0, 1)
     unseen = region & ((images - clean).abs().amax(dim=1, keepdim=True) <= 5 / 255)
     if large != side:
@@ -109,4 +110,4 @@ def search_loss(network: nn.Module, batch: PhotoBatch) -> Tensor:
     pixels = entropy(logits, region, weight=seen.float(), pos_weight=logits.new_tensor(3.0))
     top = functional.avg_pool2d(logits, 4, stride=1).flatten(1).topk(3, dim=1).values.mean(dim=1)
     suspicion = entropy(top, (batch.region & seen).flatten(1).any(dim=1).float())
-    return 5 * pixels + 0.3 * suspicion + 0.3 * entropy(dense, batch.is_dense)
+    return 5 * pixels + 0.3 * suspicion + entropy(dense, batch.is_dense)

@@ -3,7 +3,8 @@
 from functools import partial
 
 import torch
-from torch import Generator
+from jaxtyping import Bool
+from torch import Generator, Tensor
 from torch.nn import functional
 
 from sampdetox_transforms.training.triggers import contents, dense, shapes
@@ -45,6 +46,22 @@ def stickers(images: Images, every: Every, generator: Generator) -> Images:
     return other_images(images, every, generator, 1, 8)
 
 
+def soft_edges(
+    clean: Images, triggered: Images, region: Bool[Tensor, "n 1 h w"], generator: Generator
+) -> tuple[Images, Bool[Tensor, "n 1 h w"]]:
+    """One trigger in four fades out at its border, over 1 to 6 pixels of an image of 128; and where it is half there.
+
+    Drawn objects and pasted ones have such edges. Triggers that would fade away altogether stay as they are.
+    """
+    n, scale = len(clean), min(clean.shape[-2:]) / 128
+    soft = region.to(clean)
+    for _ in range(3):  # three boxes make a bell
+        wide = 2 * round(float(uniform((), 0.5, 3, clean, generator)) * scale) + 1
+        soft = functional.avg_pool2d(soft, wide, stride=1, padding=wide // 2, count_include_pad=False)
+    fades = (uniform((n, 1, 1, 1), 0, 1, clean, generator) < 0.25) & (soft.amax(dim=(2, 3), keepdim=True) > 0.8)
+    return torch.where(fades, torch.lerp(clean, triggered, soft), triggered), torch.where(fades, soft > 0.4, region)
+
+
 SMALL_SHAPES = (
     (partial(rectangles, low=1, high=6), 0.4),
     (partial(shapes_in_boxes, low=2, high=8), 0.5),
@@ -69,11 +86,11 @@ CONTENTS = (  # drawn in proportion: they sum to 1.02
 )
 
 DENSE = (
-    (dense.waves, 0.22),
-    (dense.blends, 0.36),
-    (dense.noise_patterns, 0.17),
-    (dense.smooth_patterns, 0.09),
-    (dense.fewer_colours, 0.05),
-    (dense.encodings, 0.08),
+    (dense.waves, 0.3),
+    (dense.blends, 0.34),
+    (dense.noise_patterns, 0.12),
+    (dense.smooth_patterns, 0.1),
+    (dense.fewer_colours, 0.04),
+    (dense.encodings, 0.07),
     (dense.warps, 0.03),
 )
