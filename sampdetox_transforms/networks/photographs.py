@@ -21,6 +21,7 @@ from sampdetox_transforms.method.search import Answer
 from sampdetox_transforms.networks.checkpoints import WeightsFileError, verify_sha256
 from sampdetox_transforms.networks.padding import pad_to_multiple
 from sampdetox_transforms.networks.photo_unet import PhotoUNet
+from sampdetox_transforms.networks.push_pull import push_pull
 from sampdetox_transforms.networks.restorer_files import RESTORER_FOLDER, load_calibrations, save_calibrations
 from sampdetox_transforms.networks.tiles import in_parts
 
@@ -96,7 +97,7 @@ class Photographs(nn.Module):
         """
         image = in_colour(x)
         if mask is not None:
-            image = torch.where(mask, 0, image)
+            image = push_pull(image, mask)
 
         def change(image: Tensor, sigma: Tensor) -> Tensor:
             return self.restoring(torch.cat([image, image.new_zeros(image[:, :1].shape)], dim=1), told(sigma, dense))

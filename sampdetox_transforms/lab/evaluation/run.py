@@ -9,6 +9,7 @@ import torch
 from sampdetox_transforms._common import check_choice
 from sampdetox_transforms.lab.evaluation.adaptive import ADAPTIVE_PATCH
 from sampdetox_transforms.lab.evaluation.denoising import DENOISING
+from sampdetox_transforms.lab.evaluation.fills import FILLS
 from sampdetox_transforms.lab.evaluation.photographs import PHOTOGRAPHS
 from sampdetox_transforms.lab.evaluation.relabel import RELABEL
 from sampdetox_transforms.lab.evaluation.restore import RESTORE, RESTORE_ABLATION
@@ -19,6 +20,7 @@ from sampdetox_transforms.lab.evaluation.study import Plan, Progress, Result, St
 # Experiments on images and victims of their own; a new one is a line here, and a name in the help of the command.
 STUDIES: Mapping[str, Study] = {
     "photographs": PHOTOGRAPHS,
+    "fills": FILLS,
     "restore": RESTORE,
     "restore-ablation": RESTORE_ABLATION,
     "settings": SETTINGS,
