@@ -14,7 +14,7 @@ from docutils.parsers.rst import Directive  # noqa: E402
 import sampdetox_transforms  # noqa: E402
 
 project, author = "sampdetox-transforms", "the authors of sampdetox-transforms"
-copyright = "Apache-2.0"
+copyright = f"{author}; Apache-2.0"
 version = release = sampdetox_transforms.__version__
 
 extensions = [
@@ -36,7 +36,6 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # shapes in signatures are long; the docstrings say them in words
 autodoc_preserve_defaults = True
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
-napoleon_custom_sections = [("Raises", "params_style")]
 napoleon_use_ivar = True
 napoleon_attr_annotations = False
 
@@ -48,6 +47,8 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "download_all_examples": False,
     "show_memory": False,
+    "show_signature": False,
+    "write_computation_times": False,
     "min_reported_time": 0,
     "remove_config_comments": True,
 }
@@ -102,6 +103,10 @@ def _files(name: str) -> nodes.entry:
 
 
 def as_links_of_the_site(app, docname: str, source: list[str]) -> None:
+    if docname == "index":
+        listed = set(source[0].split()) | {"index"}
+        others = sorted(path.stem for path in HERE.glob("*.md") if path.stem not in listed)
+        source[0] = source[0].replace("OTHERS", "\n".join(others))
     for pattern, replacement in LINKS:
         source[0] = pattern.sub(replacement, source[0])
 
