@@ -84,9 +84,8 @@ def is_fresh(name: str) -> bool:
     """Whether a result was measured with the weights that are here; also where git does not know."""
     commits = facts(name)["commits"]
     weights = WEIGHTS.get(name, LARGE if name.startswith("photographs") else SMALL)
-    introduced = [_introduced(file) for file in weights if (ROOT / file).exists()]
-    known = [commit for commit in introduced if commit]
-    return all(any(_holds(measured, commit) for measured in commits) for commit in known) if commits else True
+    introduced = [_introduced(file) for file in weights if (ROOT / file).exists()] if has_history() else []
+    return not commits or all(any(_holds(measured, commit) for measured in commits) for commit in introduced)
 
 
 def path(name: str, suffix: str = "json") -> Path:
@@ -115,21 +114,24 @@ def _git(*command: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _introduced(file: str) -> str | None:
-    """The commit that this content came with, wherever the file lay then."""
-    blob = _git("hash-object", file)
-    found = _git("log", "--format=%H", f"--find-object={blob}") if blob else None
-    return found.splitlines()[-1] if found else None
+def has_history() -> bool:
+    """Whether git knows all commits: neither an unpacked archive nor a shallow copy."""
+    return _git("rev-parse", "--is-shallow-repository") == "false"
+
+
+def _introduced(file: str) -> str:
+    """The commit that this content came with, wherever the file lay then; "" for what is not committed."""
+    found = _git("log", "--format=%H", f"--find-object={_git('hash-object', file)}")
+    return found.splitlines()[-1] if found else ""
 
 
 def _holds(measured: str, commit: str) -> bool:
     """Whether the tree that was measured had this commit; a changed tree ("+") may have had the next one."""
     base = measured.rstrip("+")
-    if _git("rev-parse", "--quiet", "--verify", f"{base}^{{commit}}") is None:
-        return True  # a copy without history
-    if _git("merge-base", "--is-ancestor", commit, base) is not None:
+    if commit and _git("merge-base", "--is-ancestor", commit, base) is not None:
         return True
-    return measured.endswith("+") and (_git("rev-parse", f"{commit}^") or "").startswith(base)
+    before = _git("rev-parse", f"{commit}^" if commit else "HEAD")
+    return measured.endswith("+") and (before or "").startswith(base)
 
 
 def _newest(commits: list[str]) -> list[str]:
@@ -152,6 +154,8 @@ def _first(pattern: str, text: str) -> str:
 
 
 if __name__ == "__main__":
+    if not has_history():
+        sys.exit("the history of the weights is needed, which this copy does not have" if len(sys.argv) < 2 else 0)
     stale = [page for page in pages() if written(page) != page.read_text()]
     if "--check" in sys.argv:
         sys.exit(f"run python docs/measured.py: {[page.name for page in stale]}" if stale else 0)
