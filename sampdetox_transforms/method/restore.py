@@ -48,7 +48,7 @@ class Restore:
         t1_large: the same for larger ones, in which less noise hides as much; None for ``t1``.
         t2: the level for images with a dense trigger, after the networks' estimate has taken their place.
         t2_fine: the same where what the estimate takes is fine detail, as noise or a wave, which drowns in less noise;
-            None for ``t2``.
+            at most t2, None for ``t2``.
         looks: how often an image with a trigger is looked at, filled before each further look.
         largest: share of the pixels from which on a mask is too large to be filled; the trigger counts as dense.
         gain: how much of the estimate is taken from images that are not flagged, see ``lightened``; 0 for nothing.
@@ -110,7 +110,7 @@ class Restore:
     @property
     def highest_level(self) -> float:
         """The highest level at which the network is asked."""
-        return max(self.t1, self.t2, self.t1_large or 0, self.t2_fine or 0)
+        return max(self.t1, self.t2, self.t1_large or 0)
 
     def run(
         self,

@@ -193,5 +193,5 @@ def test_refusals(setting, message):
         Restore(**setting)
 
 
-def test_levels_that_are_asked_for_are_known_to_the_network():
-    assert Restore(t2=60, t2_fine=90).highest_level == 90
+def test_no_level_above_t2_is_asked_of_the_network():
+    assert Restore(t1=6, t2=60, t1_large=None, t2_fine=90).highest_level == 60
