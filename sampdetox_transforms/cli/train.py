@@ -1,4 +1,4 @@
-"""``sampdetox train``: a denoiser for a user's own images."""
+"""``sampdetox train``: networks and thresholds for a user's own images."""
 
 import shlex
 import sys
@@ -10,6 +10,7 @@ import typer
 
 from sampdetox_transforms.cli import flags
 from sampdetox_transforms.cli.shared import bar_off, check_writable, choose_device, listen, say
+from sampdetox_transforms.training.config import PhotoTrainingConfig, RestorerTrainingConfig
 from sampdetox_transforms.training.config import TrainingConfig as Default
 
 NOTES = "A run that was killed goes on from its last save when the same command is started again."
@@ -59,6 +60,21 @@ def train(
             help="Smallest share of an image's area that a crop takes, above 0, at most 1; 1 takes whole images.",
         ),
     ] = Default.zoom,
+    only_denoiser: Annotated[
+        bool, typer.Option("--only-denoiser", show_default="no", help="Train no networks that find and fill triggers.")
+    ] = False,
+    search_steps: Annotated[
+        int, typer.Option(metavar="N", help="Steps of each of the two networks that find triggers in small images.")
+    ] = RestorerTrainingConfig.steps,
+    photographs: Annotated[
+        bool,
+        typer.Option(
+            "--photographs", show_default="no", help="Train the two networks for images above 48 pixels a side as well."
+        ),
+    ] = False,
+    photograph_steps: Annotated[
+        int, typer.Option(metavar="N", help="Steps of each of the two networks for photographs.")
+    ] = PhotoTrainingConfig.steps,
     seed: flags.Seed = Default.seed,
     workers: Annotated[int, typer.Option(metavar="N", help="Processes that read images, 0 or more.")] = Default.workers,
     save_every: Annotated[
@@ -80,7 +96,7 @@ def train(
     verbose: flags.Verbose = 0,
     quiet: flags.Quiet = False,
 ) -> int:
-    """Train a denoiser on folders of images."""
+    """Train all that the default needs on folders of images: a denoiser, networks that find triggers, thresholds."""
     listen(verbose, quiet)
     config = Default(
         data=tuple(data),
@@ -90,45 +106,77 @@ def train(
         **{"learning_rate": learning_rate, "warmup": warmup, "cooldown": cooldown, "ema": ema, "zoom": zoom},
         **{"bf16": bf16, "save_every": save_every, "half": half},
     )
-    check_training_folder(out, data)
-    run_training(config, out, init=init, device=choose_device(device), quiet=quiet)
+    check_training_folder(out, data, finished=only_denoiser)
+    common = {"workers": workers, "bf16": bf16, "seed": seed}
+    search = None if only_denoiser else {"steps": search_steps, **common}
+    large = {"steps": photograph_steps, **common} if photographs else None
+    run_training(config, out, search, large, init=init, device=choose_device(device), quiet=quiet)
     say(summary(out), quiet=quiet)
     return 0
 
 
-def check_training_folder(out: Path, data: Sequence[str]) -> None:
-    """Raise OSError where ``out`` cannot be written, ValueError where it is inside the data or a finished run's."""
+def check_training_folder(out: Path, data: Sequence[str], *, finished: bool) -> None:
+    """Raise OSError where ``out`` cannot be written, ValueError where it is inside the data.
+
+    Args:
+        finished: whether that of a finished denoiser is refused as well.
+    """
     from sampdetox_transforms.training.denoiser import is_finished
 
     for folder in data:
         if out.resolve().is_relative_to(Path(folder).resolve()):
             raise ValueError(f"OUT must be outside of DATA, got {out} in {folder}. Its loss.png would be trained on.")
-    if is_finished(out):
+    if finished and is_finished(out):
         raise ValueError(f"OUT must not hold finished weights, got {out}. Give another; --init goes on from these.")
     check_writable(out)
 
 
-def run_training(config: Default, out: Path, *, init: str | None, device: str, quiet: bool) -> None:
-    """Train or resume, with a bar."""
+def run_training(
+    config: Default,
+    out: Path,
+    search: dict[str, Any] | None,
+    photographs: dict[str, Any] | None,
+    *,
+    init: str | None,
+    device: str,
+    quiet: bool,
+) -> None:
+    """Train or resume, with one bar for all networks; the denoiser only where nothing is said of the search."""
     from tqdm import tqdm
 
     from sampdetox_transforms.training import denoiser
+    from sampdetox_transforms.training.everything import train_all
 
-    with tqdm(total=config.steps, unit="step", file=sys.stderr, disable=bar_off(quiet)) as bar:
-        denoiser.train(config, out, device=device, init=init, progress=training_progress(bar))
+    with tqdm(unit="step", file=sys.stderr, disable=bar_off(quiet)) as bar:
+        move = training_progress(bar)
+        if search is None:
+            moved = lambda step, loss: move("denoiser", step, config.steps, loss)  # noqa: E731
+            denoiser.train(config, out, device=device, init=init, progress=moved)
+            return
+        settings = {k: v for k, v in vars(config).items() if k != "data"}
+        train_all(
+            config.data,
+            out,
+            denoiser=settings,
+            restorer=search,
+            photographs=photographs,
+            device=device,
+            init=init,
+            progress=move,
+        )
 
 
-def training_progress(bar: Any) -> Callable[[int, float], None]:
-    """A progress function for ``train`` that moves a tqdm bar and shows a running mean of the loss."""
-    mean = None
+def training_progress(bar: Any) -> Callable[[str, int, int, float], None]:
+    """A progress function that moves a tqdm bar and shows the network and a running mean of its loss."""
+    means: dict[str, float] = {}
 
-    def progress(step: int, loss: float) -> None:
-        nonlocal mean
-        if mean is None:  # a resumed run starts the bar where it starts itself
-            mean, bar.initial, bar.n = loss, step - 1, step - 1
-        mean += 0.02 * (loss - mean)
-        bar.set_postfix_str(f"loss {mean:.4f}", refresh=False)
-        bar.update()
+    def progress(name: str, step: int, total: int, loss: float) -> None:
+        if not means:  # a resumed run starts the bar where it starts itself
+            bar.total, bar.initial, bar.n = total, step - 1, step - 1
+        mean = means.setdefault(name, loss)
+        means[name] = mean + 0.02 * (loss - mean)
+        bar.set_postfix_str(f"{name}, loss {means[name]:.4f}", refresh=False)
+        bar.update(step - bar.n)
 
     return progress
 

@@ -149,10 +149,7 @@ class RestorerTrainingConfig(RunConfig):
         if self.batch_size < 6:
             raise ValueError(f"batch_size must be 6 or more, one of each kind, got {self.batch_size}. 72 is usual.")
         check_zoom(self.zoom)
-        if not 0 < self.held_out <= 0.5:
-            raise ValueError(f"held_out must be in (0, 0.5], got {self.held_out}. 0.05 is one image in twenty.")
-        if not 0 < self.false_alarm_rate < 1:
-            raise ValueError(f"false_alarm_rate must be in (0, 1), got {self.false_alarm_rate}. 0.05 is usual.")
+        check_calibration(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +161,8 @@ class PhotoTrainingConfig(RunConfig):
         shares: how often each folder is drawn from; alike where it is empty.
         drawn: the share of images that are drawings, screens with text and diagrams, made up.
         sizes: (pixels a side, images in a batch, share of the steps) of the batches.
+        held_out: the share of each folder's images that thresholds are measured on, and nothing is learnt from.
+        false_alarm_rate: the share of clean images that may be taken for triggered ones.
     """
 
     shares: tuple[float, ...] = ()
@@ -173,9 +172,14 @@ class PhotoTrainingConfig(RunConfig):
     learning_rate: float = 1.5e-3
     ema: float = 0.998
     save_every: int = 100
+    held_out: float = 0.05
+    false_alarm_rate: float = 0.05
+
+    FREE: ClassVar = (*RunConfig.FREE, "false_alarm_rate")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_calibration(self)
         if self.shares and len(self.shares) != len(self.data):
             raise ValueError(
                 f"shares must have one number for each of {len(self.data)} folders, got {len(self.shares)}. "
@@ -188,6 +192,14 @@ class PhotoTrainingConfig(RunConfig):
                 "sizes must hold (8 pixels or more, 5 images or more, a share above 0), "
                 f"got {self.sizes}. The default is {PhotoTrainingConfig.sizes}."
             )
+
+
+def check_calibration(config: "RestorerTrainingConfig | PhotoTrainingConfig") -> None:
+    """Raise ValueError unless some images are held out, and a share of the clean ones may be flagged."""
+    if not 0 < config.held_out <= 0.5:
+        raise ValueError(f"held_out must be in (0, 0.5], got {config.held_out}. 0.05 is one image in twenty.")
+    if not 0 < config.false_alarm_rate < 1:
+        raise ValueError(f"false_alarm_rate must be in (0, 1), got {config.false_alarm_rate}. 0.05 is usual.")
 
 
 def check_zoom(zoom: float) -> None:

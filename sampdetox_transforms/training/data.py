@@ -29,6 +29,23 @@ def list_images(folders: Sequence[str | Path]) -> list[Path]:
     return found
 
 
+def held_out(folders: Sequence[str | Path], share: float, needed: int = 0) -> dict[str, list[Path]]:
+    """Of each folder a share of its images, evenly from its sorted files: to measure on, and not to learn from.
+
+    Raises:
+        ValueError: fewer than are needed.
+    """
+    nth = round(1 / share)
+    found = {str(folder): list_images([folder])[nth - 1 :: nth] for folder in folders}
+    for folder, images in found.items():
+        if len(images) < needed:
+            raise ValueError(
+                f"each data folder must hold {needed * nth} images or more to hold out {needed} of them, got "
+                f"{len(images)} held out of {folder}. Give more images, or a larger held_out or false_alarm_rate."
+            )
+    return found
+
+
 class ImageCrops(Dataset):
     """Random crops, (c, size, size) in [-1, 1]; an item is asked for as (index, key), and the key decides the crop."""
 

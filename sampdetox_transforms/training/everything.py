@@ -9,8 +9,14 @@ import torch
 
 from sampdetox_transforms.networks.checkpoints import LEVELS
 from sampdetox_transforms.training import denoiser as denoiser_training
+from sampdetox_transforms.training import photo_networks
 from sampdetox_transforms.training import restorer as restorer_training
-from sampdetox_transforms.training.config import RestorerTrainingConfig, RunConfig, TrainingConfig
+from sampdetox_transforms.training.config import (
+    PhotoTrainingConfig,
+    RestorerTrainingConfig,
+    RunConfig,
+    TrainingConfig,
+)
 from sampdetox_transforms.training.loop import Progress, silent
 
 RESTORER_FOLDER = "restorer"
@@ -22,6 +28,7 @@ def train_all(
     *,
     denoiser: Mapping[str, Any] | None = None,
     restorer: Mapping[str, Any] | None = None,
+    photographs: Mapping[str, Any] | None = None,
     device: str | torch.device = "cpu",
     init: str | Path | None = None,
     progress: Progress = silent,
@@ -34,9 +41,10 @@ def train_all(
     Args:
         denoiser: settings of ``TrainingConfig`` other than the default ones.
         restorer: settings of ``RestorerTrainingConfig`` other than the default ones.
+        photographs: the same of ``PhotoTrainingConfig``; None leaves the networks for images above 48 pixels out.
         init: weights to start the denoiser from.
-        progress: called after each step with "denoiser", "local" or "dense", the steps done, the steps of all
-            networks and the loss.
+        progress: called after each step with the network's name ("denoiser", "local", "dense", "search" or
+            "restoring"), the steps done, the steps of all networks and the loss.
 
     Raises:
         ValueError: settings that do not fit, too few images, or a folder of another run.
@@ -46,7 +54,8 @@ def train_all(
     first = TrainingConfig(data=folders, **(denoiser or {}))
     second = RestorerTrainingConfig(data=folders, **(restorer or {}))
     restorer_training.split(second)  # too few images is said before hours of training
-    total = steps_of_all(first, second)
+    third = None if photographs is None else PhotoTrainingConfig(data=folders, **photographs)
+    total = steps_of_all(first, second, third)
     if not is_finished(out, "the denoiser", denoiser_training.is_finished(out), LEVELS, first):
         denoiser_training.train(
             first, out, device=device, init=init, progress=lambda step, loss: progress("denoiser", step, total, loss)
@@ -61,12 +70,26 @@ def train_all(
             device=device,
             progress=lambda name, step, _, loss: progress(name, first.steps + step, total, loss),
         )
+    if third is not None:
+        before = steps_of_all(first, second)
+        photo_networks.train_photographs(
+            third,
+            below,
+            device=device,
+            progress=lambda name, step, _, loss: progress(name, before + step, total, loss),
+        )
     return out
 
 
-def steps_of_all(denoiser: TrainingConfig, restorer: RestorerTrainingConfig) -> int:
-    """Steps of the denoiser and of both search networks."""
-    return denoiser.steps + len(restorer_training.NETWORKS) * restorer.steps
+def steps_of_all(
+    denoiser: TrainingConfig, restorer: RestorerTrainingConfig, photographs: PhotoTrainingConfig | None = None
+) -> int:
+    """Steps of all networks: the denoiser, two that search, and two for photographs."""
+    return (
+        denoiser.steps
+        + len(restorer_training.NETWORKS) * restorer.steps
+        + 2 * (photographs.steps if photographs else 0)
+    )
 
 
 def is_finished(folder: Path, what: str, finished: bool, settings: str, config: RunConfig) -> bool:

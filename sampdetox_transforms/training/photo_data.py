@@ -6,6 +6,7 @@ images have the same history, a network cannot take the history for the trigger.
 
 import io
 import math
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -14,7 +15,8 @@ from torch import Generator, Tensor
 from torch.nn import functional
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
-from sampdetox_transforms.training.data import list_images
+from sampdetox_transforms.training.config import PhotoTrainingConfig
+from sampdetox_transforms.training.data import held_out, list_images
 from sampdetox_transforms.training.triggers.draw import choose, uniform
 
 SMALLEST = 96  # pixels a side of the smallest crop, where an image is larger
@@ -28,10 +30,18 @@ class PhotoCrops:
         folders: image folders, searched at any depth.
         shares: how often each is drawn from; alike where it is empty.
         drawn: the share of drawings among all.
+        without: images that are not to be drawn.
     """
 
-    def __init__(self, folders: tuple[str, ...], shares: tuple[float, ...] = (), drawn: float = 0.0):
-        self.paths = [list_images([folder]) for folder in folders]
+    def __init__(
+        self,
+        folders: tuple[str, ...],
+        shares: tuple[float, ...] = (),
+        drawn: float = 0.0,
+        without: Collection[Path] = (),
+    ):
+        kept_out = set(without)
+        self.paths = [[path for path in list_images([folder]) if path not in kept_out] for folder in folders]
         shares = shares or (1.0,) * len(folders)
         self.weights = [*((1 - drawn) * share / sum(shares) for share in shares), drawn]
 
@@ -50,6 +60,12 @@ class PhotoCrops:
         x = x.flip(-1) if flip < 0.5 else x
         x = (x * (0.6 + 0.8 * gain) + 0.2 * (shift - 0.5)).clamp(0, 1) if brighten < 0.3 else x
         return x[torch.randperm(3, generator=generator)] if is_drawn and mix < 0.5 else x
+
+
+def crops_of(config: PhotoTrainingConfig) -> PhotoCrops:
+    """The images to learn from that the settings name."""
+    measured = held_out(config.data, config.held_out)
+    return PhotoCrops(config.data, config.shares, config.drawn, [p for paths in measured.values() for p in paths])
 
 
 def read(paths: list[Path], generator: Generator) -> Tensor:

@@ -15,7 +15,7 @@ from sampdetox_transforms.networks.photographs import restoring_network, told
 from sampdetox_transforms.networks.push_pull import push_pull
 from sampdetox_transforms.training.config import PhotoTrainingConfig
 from sampdetox_transforms.training.loop import Batches, Progress, fit, silent, to_device
-from sampdetox_transforms.training.photo_data import PhotoCrops, whole
+from sampdetox_transforms.training.photo_data import PhotoCrops, crops_of, whole
 from sampdetox_transforms.training.state import STATE
 from sampdetox_transforms.training.triggers.draw import choose, mixture, uniform
 from sampdetox_transforms.training.triggers.local import erasures
@@ -62,7 +62,7 @@ def train_photo_restoring(
         OSError: data that cannot be read, or ``out`` that cannot be written.
     """
     out = Path(out)
-    crops = PhotoCrops(config.data, config.shares, config.drawn)
+    crops = crops_of(config)
     if (out / RESTORING).exists() and not (out / STATE).exists():
         raise ValueError(
             f"out must be a new folder, or that of an unfinished run, got {out} with finished weights. Name another."

@@ -16,7 +16,7 @@ from sampdetox_transforms._common import write_atomically
 from sampdetox_transforms.networks.photo_unet import PhotoUNet
 from sampdetox_transforms.training.config import PhotoTrainingConfig
 from sampdetox_transforms.training.loop import Batches, Progress, fit, silent, to_device
-from sampdetox_transforms.training.photo_data import PhotoCrops, finish, whole
+from sampdetox_transforms.training.photo_data import PhotoCrops, crops_of, finish, whole
 from sampdetox_transforms.training.state import STATE
 from sampdetox_transforms.training.triggers.draw import choose, mixture
 from sampdetox_transforms.training.triggers.local import local_triggers
@@ -45,7 +45,7 @@ def train_photo_search(
         OSError: data that cannot be read, or ``out`` that cannot be written.
     """
     out = Path(out)
-    crops = PhotoCrops(config.data, config.shares, config.drawn)
+    crops = crops_of(config)
     if (out / WEIGHTS).exists() and not (out / STATE).exists():
         raise ValueError(
             f"out must be a new folder, or that of an unfinished run, got {out} with finished weights. Name another."

@@ -21,7 +21,7 @@ from sampdetox_transforms.method.search import Answer, local_suspicion
 from sampdetox_transforms.networks.restorer import Specialists
 from sampdetox_transforms.networks.restorer_files import RESTORER, save_restorer
 from sampdetox_transforms.training.config import RestorerTrainingConfig
-from sampdetox_transforms.training.data import ImageCrops, list_images
+from sampdetox_transforms.training.data import ImageCrops, held_out, list_images
 from sampdetox_transforms.training.loop import Batches, Progress, fit, silent, to_device
 from sampdetox_transforms.training.triggers.dense import dense_triggers
 from sampdetox_transforms.training.triggers.draw import uniform
@@ -106,14 +106,7 @@ def split(config: RestorerTrainingConfig) -> tuple[list[Path], dict[str, list[Pa
     Raises:
         ValueError: so few images to measure that the false-alarm rate cannot be.
     """
-    nth, needed = round(1 / config.held_out), round(1 / (config.false_alarm_rate * min(SHARES.values())))
-    measured = {folder: list_images([folder])[nth - 1 :: nth] for folder in config.data}
-    for folder, images in measured.items():
-        if len(images) < needed:
-            raise ValueError(
-                f"each data folder must hold {needed * nth} images or more to hold out {needed} of them, got "
-                f"{len(images)} held out of {folder}. Give more images, or a larger held_out or false_alarm_rate."
-            )
+    measured = held_out(config.data, config.held_out, round(1 / (config.false_alarm_rate * min(SHARES.values()))))
     every = {path for images in measured.values() for path in images}
     return [path for path in list_images(config.data) if path not in every], measured
 

@@ -16,7 +16,7 @@ from sampdetox_transforms.training.config import TrainingConfig
 
 TINY_RUN = (
     *("--size", 8, "--block-out-channels", "8,8", "--batch-size", 2),
-    *("--workers", 0, "--no-bf16", "--warmup", 0, "--device", "cpu"),
+    *("--workers", 0, "--no-bf16", "--warmup", 0, "--device", "cpu", "--only-denoiser"),
 )
 
 
@@ -32,7 +32,8 @@ def test_train_resumes_after_a_kill_and_the_result_loads(run, tmp_path, monkeypa
     seen = []
 
     def stopping(bar, last):
-        def progress(step, loss):
+        def progress(name, step, total, loss):
+            assert (name, total) == ("denoiser", 6)
             seen.append(step)
             if step > last:
                 raise KeyboardInterrupt
@@ -116,26 +117,30 @@ def test_errors_of_training_are_one_line(run, tmp_path, monkeypatch, error, mess
 
 def test_the_bar_of_a_resumed_run_starts_where_it_does():
     class Bar:
-        initial, n, text = 0, 0, ""
+        total, initial, n, text = 0, 0, 0, ""
 
         def set_postfix_str(self, text, refresh):
             self.text = text
 
-        def update(self):
-            self.n += 1
+        def update(self, steps):
+            self.n += steps
 
     bar = Bar()
     progress = cli.training_progress(bar)
     for step in (4, 5):
-        progress(step, 0.25)
-    assert (bar.initial, bar.n, bar.text) == (3, 5, "loss 0.2500")
+        progress("denoiser", step, 9, 0.25)
+    assert (bar.total, bar.initial, bar.n, bar.text) == (9, 3, 5, "denoiser, loss 0.2500")
+    progress("local", 6, 9, 0.5)
+    assert (bar.total, bar.initial, bar.n, bar.text) == (9, 3, 6, "local, loss 0.5000")
 
 
 def test_options_have_the_librarys_defaults(run, tmp_path, monkeypatch):
     """All of them reach the config, those with a default too."""
     seen = []
-    monkeypatch.setattr(cli, "check_training_folder", lambda out, data: None)
-    monkeypatch.setattr(cli, "run_training", lambda config, out, **rest: seen.append((config, out, rest)))
+    monkeypatch.setattr(cli, "check_training_folder", lambda out, data, finished: None)
+    monkeypatch.setattr(
+        cli, "run_training", lambda config, out, *others, **rest: seen.append((config, out, others, rest))
+    )
     monkeypatch.setattr(cli, "summary", lambda out: "")
     assert run("train", "data", "more", tmp_path / "out", "--device", "cpu")[0] == 0
     given = {"--size": 16, "--max-level": 99, "--schedule": "cosine", "--channels": 1, "--block-out-channels": "16,8"}
@@ -148,6 +153,28 @@ def test_options_have_the_librarys_defaults(run, tmp_path, monkeypatch):
     changed |= {"block_out_channels": (16, 8), "bf16": True, "half": True}
     assert seen[1][0] == TrainingConfig(data=("data",), **changed)
     assert set(changed) == {field.name for field in fields(TrainingConfig)} - {"data", "network"}
+
+
+@pytest.mark.parametrize(
+    ("options", "search", "large"),
+    [
+        ((), 10_000, None),
+        (("--only-denoiser",), None, None),
+        (("--photographs",), 10_000, 20_000),
+        (("--photographs", "--search-steps", 3, "--photograph-steps", 4), 3, 4),
+    ],
+)
+def test_networks_are_trained_that_are_asked_for(run, tmp_path, monkeypatch, options, search, large):
+    seen = []
+    monkeypatch.setattr(cli, "check_training_folder", lambda out, data, finished: seen.append(finished))
+    monkeypatch.setattr(cli, "run_training", lambda config, out, *others, **rest: seen.extend(others))
+    monkeypatch.setattr(cli, "summary", lambda out: "")
+    assert run("train", "data", tmp_path / "out", "--seed", 5, "--device", "cpu", *options)[0] == 0
+    finished, *others = seen
+    assert finished is (search is None)
+    for settings, steps in zip(others, (search, large), strict=True):
+        wanted = None if steps is None else {"steps": steps, "workers": 1, "bf16": None, "seed": 5}
+        assert settings == wanted
 
 
 def test_quiet_says_nothing_but_errors(run, tmp_path):

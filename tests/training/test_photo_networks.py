@@ -1,0 +1,71 @@
+"""Both networks for photographs and their thresholds, from one folder of images to one that the default reads."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from contract import pixels
+from samples import Killed
+from torchvision.transforms.v2 import functional
+
+from sampdetox_transforms.networks.photographs import PHOTOGRAPHS, Photographs, load_photographs
+from sampdetox_transforms.training.config import PhotoTrainingConfig
+from sampdetox_transforms.training.data import held_out
+from sampdetox_transforms.training.photo_data import crops_of
+from sampdetox_transforms.training.photo_networks import squares, train_photographs
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    made = tmp_path_factory.mktemp("images")
+    for i in range(40):
+        functional.to_pil_image(functional.resize(pixels(3, 4, 4, seed=i), [64 + i % 5, 70])).save(made / f"{i:02}.png")
+    return str(made)
+
+
+@pytest.fixture
+def config(folder) -> PhotoTrainingConfig:
+    rates = {"held_out": 0.5, "false_alarm_rate": 0.2}
+    return PhotoTrainingConfig(
+        data=(folder,), sizes=((32, 6, 1.0),), steps=1, workers=0, bf16=False, save_every=1, drawn=0, **rates
+    )
+
+
+def test_a_killed_run_ends_as_a_whole_one(config, tmp_path):
+    def stop(name: str, step: int, total: int, loss: float) -> None:
+        assert total == 2
+        if name == "restoring":
+            raise Killed
+
+    steps = []
+    made = train_photographs(config, tmp_path / "whole", progress=lambda *args: steps.append(args[:3]))
+    assert steps == [("search", 1, 2), ("restoring", 2, 2)]
+    with pytest.raises(Killed):
+        train_photographs(config, tmp_path / "killed", progress=stop)
+    train_photographs(config, tmp_path / "killed")
+    files = [{p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("whole", "killed")]
+    assert files[0] == files[1] and len(files[0]) == 2
+    networks, calibration = load_photographs(made)
+    assert isinstance(networks, Photographs) and calibration is not None
+    assert calibration.images == 20 and calibration.false_alarm_rate == 0.2
+    assert networks.look(pixels(1, 3, 64, 64)).local.shape == (1, 1, 64, 64)
+    assert train_photographs(config, made, progress=stop) == made  # finished: nothing is done
+    assert PHOTOGRAPHS in files[0]
+
+
+def test_what_is_measured_is_not_learnt_from(config, folder):
+    measured = held_out(config.data, config.held_out)[folder]
+    learnt = crops_of(config).paths[0]
+    assert len(measured) == len(learnt) == 20 and not set(measured) & set(learnt)
+
+
+def test_too_few_images_are_refused_before_any_work(config, tmp_path):
+    with pytest.raises(ValueError, match="to hold out 40"):
+        train_photographs(replace(config, false_alarm_rate=0.05), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_are_measured_at_their_usual_size(folder, config):
+    found = list(squares(held_out(config.data, 0.5)[folder], "cpu"))
+    assert len(found) == 20 and len({tuple(x.shape) for x in found}) == 1
+    assert 64 <= found[0].shape[-1] <= 68 and float(torch.cat(found).abs().max()) <= 1
