@@ -176,6 +176,11 @@ class SharedTrigger:
         return type(self)(**fields)
 
     @property
+    def covers(self) -> bool:
+        """Whether some pixels are opaque, so that nothing of the image is left in them."""
+        return bool((self.opacity >= OPAQUE).any())
+
+    @property
     def _is_patch(self) -> bool:
         opaque = self.opacity >= OPAQUE
         return bool(opaque.any()) and not bool((self.pattern * ~opaque).any())

@@ -61,14 +61,14 @@ class TriggerMemory:
         Raises:
             ValueError: images of another size than those before, NaN, or neither ``detox`` nor ``purified``.
         """
-        x = as_unit(images)
+        x = as_unit(images).detach()
         if purified is None:
             if self.detox is None:
                 raise ValueError("purified images must be given where the memory has no detox, got none. Give either.")
             with torch.no_grad():
                 clean = purified_by(self.detox, x)[0]
         else:
-            clean = as_unit(purified, "purified")
+            clean = as_unit(purified, "purified").detach()
         if clean.shape != x.shape:
             raise ValueError(f"purified must have the images' shape {tuple(x.shape)}, got {tuple(clean.shape)}.")
         with self._lock:
