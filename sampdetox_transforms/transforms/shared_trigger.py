@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import PIL.Image
 import torch
@@ -18,19 +17,14 @@ from torch import Tensor
 from sampdetox_transforms._common import write_atomically
 from sampdetox_transforms.method.shared.estimate import OPAQUE, Shared
 from sampdetox_transforms.method.shared.match import Filter, matching, patch_distance, strengths, without
-from sampdetox_transforms.method.shared_trigger import MOST, Recovered, recover_shared
 from sampdetox_transforms.networks.checkpoints import WeightsFileError
-from sampdetox_transforms.transforms.shared_images import (
-    LEAST_IMAGES,
-    Fill,
-    as_unit,
-    batches_of,
-    check_images_given,
-    fill_by,
-    keep,
-)
+from sampdetox_transforms.transforms.shared_images import Fill, as_unit
 
 FORMAT = "sampdetox shared trigger 1"
+
+# What may be taken out of images with nobody asked: the share of pixels that it covers, and how much it changes the
+# mean image, root mean square. Attackers need less; a frame, a title or half of a picture is more.
+LARGEST_AREA, LARGEST_ENERGY = 0.15, 0.12
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,6 +170,24 @@ class SharedTrigger:
         return type(self)(**fields)
 
     @property
+    def area(self) -> float:
+        """The share of pixels in which nothing of the image is left."""
+        return float((self.opacity >= OPAQUE).float().mean())
+
+    @property
+    def energy(self) -> float:
+        """How much it changes the mean image: root mean square, in units of images in [0, 1]."""
+        return float((self.pattern - self.opacity * self.known.mean).square().mean().sqrt())
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is small and faint enough to be taken out with nobody asked, see ``LARGEST_AREA``.
+
+        An attacker can make anything that images show a shared trigger, by a flood of images that show it.
+        """
+        return self.area <= LARGEST_AREA and self.energy <= LARGEST_ENERGY
+
+    @property
     def covers(self) -> bool:
         """Whether some pixels are opaque, so that nothing of the image is left in them."""
         return bool((self.opacity >= OPAQUE).any())
@@ -208,82 +220,6 @@ class SharedTrigger:
             )
         known = self.known._replace(mean=self.known.mean.to(x), scale=self.known.scale.to(x))
         return x, Shared(self.pattern.to(x), self.opacity.to(x)), known
-
-
-def recover_trigger(images: Any, detox: Any, *, false_alarm_rate: float = 0.01) -> SharedTrigger | None:
-    """The trigger that some of many images share, recovered without labels or a classifier; None without one.
-
-    What ``detox`` takes out of each image is compared with what it takes out of the others.
-
-    Args:
-        images: (n, c, h, w), uint8 or floats in [0, 1], or an iterable of such batches (or of tuples that begin with
-            one, such as a ``DataLoader``), of one size. All are looked at once, and all are matched once; memory does
-            not grow with their number.
-        detox: a ``SampDetox``.
-        false_alarm_rate: how often a trigger may be claimed where images have nothing in common but chance, and the
-            share of images without the trigger that may match it.
-
-    Raises:
-        ValueError: fewer than 8 different images, images of several sizes, grey ones among those in colour, NaN, a
-            rate outside (0, 1).
-        TypeError: an iterator, which is used up after one pass; images that are no tensors.
-    """
-    found = _recover(images, detox, false_alarm_rate, most=1, sizes=1)
-    return found[0] if found else None
-
-
-def recover_triggers(
-    images: Any, detox: Any, *, false_alarm_rate: float = 0.01, most: int = MOST
-) -> list[SharedTrigger]:
-    """As ``recover_trigger``, all triggers that are found one after the other, and those of each size of image.
-
-    ``pattern.shape`` says which size a trigger belongs to. Sizes with fewer than 8 different images are left out.
-    """
-    return _recover(images, detox, false_alarm_rate, most=most, sizes=None)
-
-
-def _recover(images: Any, detox: Any, rate: float, *, most: int, sizes: int | None) -> list[SharedTrigger]:
-    if isinstance(rate, bool) or not isinstance(rate, float | int) or not 0.001 <= rate < 1:
-        raise ValueError(f"false_alarm_rate must be in [0.001, 1), got {rate!r}. 0.01 is the default.")
-    check_images_given(images)
-    kept = keep(images, detox)
-    if sizes is not None and len(kept) > sizes:
-        shapes = ", ".join("x".join(map(str, shape[1:])) for shape in kept)
-        raise ValueError(f"images must have one size, got {shapes}. Use recover_triggers, one result for each size.")
-    largest = max((len(own.items) for own in kept.values()), default=0)
-    if largest < LEAST_IMAGES:
-        raise ValueError(
-            f"images must be {LEAST_IMAGES} different ones or more, got {largest} of one size. "
-            "Collect more; duplicates count once."
-        )
-    fill = fill_by(detox)
-    found = [
-        from_recovered(each, rate, fill)
-        for own in kept.values()
-        if len(own.items) >= LEAST_IMAGES
-        for each in recover_shared(*own.tensors(), false_alarm_rate=rate, most=most)
-    ]
-    return [_counted(trigger, images) for trigger in found]
-
-
-def from_recovered(recovered: Recovered, false_alarm_rate: float, fill: Fill | None = None) -> SharedTrigger:
-    """What was recovered, as users get it."""
-    return SharedTrigger(
-        pattern=recovered.shared.pattern,
-        opacity=recovered.shared.opacity,
-        p_value=recovered.p_value,
-        images=int(recovered.members.sum()),
-        false_alarm_rate=float(false_alarm_rate),
-        known=recovered.known,
-        fill=fill,
-    )
-
-
-def _counted(trigger: SharedTrigger, images: Any) -> SharedTrigger:
-    """The pass for matching: in how many of all images it is."""
-    shape = trigger.pattern.shape
-    number = sum(int(trigger.matches(batch).sum()) for batch in batches_of(images) if batch.shape[1:] == shape)
-    return type(trigger)(**{**vars(trigger), "images": number})
 
 
 def _digest(tensors: dict[str, Tensor], text: str) -> str:
