@@ -147,14 +147,17 @@ def keep(images: Any, detox: Any) -> dict[tuple[int, ...], Kept]:
     for batch in batches_of(images):
         if not len(batch):
             continue
-        shape = tuple(batch.shape[1:])
-        if any(other[0] != shape[0] for other in kept):
+        if any(other[0] != batch.shape[1] for other in kept):
             raise ValueError(
-                f"images must all be grey or all in colour, got {shape[0]} channels among others. "
+                f"images must all be grey or all in colour, got {batch.shape[1]} channels among others. "
                 "Expand the grey ones to three channels."
             )
-        limit = max(LEAST_IMAGES, min(KEPT_IMAGES, KEPT_VALUES // (2 * batch[0].numel())))
-        own = kept.setdefault(shape, Kept(limit))
         with torch.no_grad():
-            own.add(batch, *purified_by(detox, batch))
+            kept_of(kept, batch).add(batch, *purified_by(detox, batch))
     return kept
+
+
+def kept_of(kept: dict[tuple[int, ...], Kept], batch: Float[Tensor, "n c h w"]) -> Kept:
+    """Where images of this shape are kept; made where there are none yet."""
+    limit = max(LEAST_IMAGES, min(KEPT_IMAGES, KEPT_VALUES // (2 * batch[0].numel())))
+    return kept.setdefault(tuple(batch.shape[1:]), Kept(limit))

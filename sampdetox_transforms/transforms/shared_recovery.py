@@ -57,7 +57,7 @@ def _recover(images: Any, detox: Any, rate: float, *, most: int, sizes: int | No
         shapes = ", ".join("x".join(map(str, shape[1:])) for shape in kept)
         raise ValueError(f"images must have one size, got {shapes}. Use recover_triggers, one result for each size.")
     check_enough(kept)
-    return [_counted(trigger, images) for trigger in recover_kept(kept, rate, fill_by(detox), most=most)]
+    return _counted(recover_kept(kept, rate, fill_by(detox), most=most), images)
 
 
 def check_rate(rate: Any) -> None:
@@ -101,8 +101,11 @@ def from_recovered(recovered: Recovered, false_alarm_rate: float, fill: Fill | N
     )
 
 
-def _counted(trigger: SharedTrigger, images: Any) -> SharedTrigger:
-    """The pass for matching: in how many of all images it is."""
-    shape = trigger.pattern.shape
-    number = sum(int(trigger.matches(batch).sum()) for batch in batches_of(images) if batch.shape[1:] == shape)
-    return replace(trigger, images=number)
+def _counted(triggers: list[SharedTrigger], images: Any) -> list[SharedTrigger]:
+    """The pass for matching: in how many of all images each one is."""
+    numbers = [0] * len(triggers)
+    for batch in batches_of(images) if triggers else ():
+        for i, trigger in enumerate(triggers):
+            if batch.shape[1:] == trigger.pattern.shape:
+                numbers[i] += int(trigger.matches(batch).sum())
+    return [replace(trigger, images=number) for trigger, number in zip(triggers, numbers, strict=True)]

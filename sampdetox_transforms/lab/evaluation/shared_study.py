@@ -92,9 +92,11 @@ def victim_row(victim: Victim, whole: bool, looked: Any, detox: SampDetox, plan:
     if victim.attack is None or victim.target_label is None:
         raise ValueError(f"a victim must have one target class, got {victim.name!r} without. Leave it out.")
     subject = Subject(victim.name, victim.model, victim.attack, victim.target_label)
+    traffic, evaluation = looked(whole)
     rows, _ = measure_shared(
         subject,
-        *looked(whole),
+        traffic,
+        evaluation,
         purifier(detox),
         triggered=tuple(plan.options["triggered"]),
         fill=fill_by(detox),
@@ -119,7 +121,9 @@ def clean_row(looked: Any, plan: Plan) -> dict[str, Any]:
 
 def flood_row(name: str, victim: Victim, looked: Any, detox: SampDetox, plan: Plan) -> dict[str, Any]:
     """What is taken out of honest images where twenty images carry something natural."""
-    return measure_flood(FLOODS[name], *looked(False), purifier(detox), partial(answers, victim.model), fill_by(detox))
+    traffic, evaluation = looked(False)
+    ask = partial(answers, victim.model)
+    return measure_flood(FLOODS[name], traffic, evaluation, purifier(detox), ask, fill_by(detox))
 
 
 def render(document: Document) -> str:
