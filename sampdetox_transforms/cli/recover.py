@@ -186,7 +186,7 @@ def in_words(trigger: "SharedTrigger") -> str:
     channels, height, width = trigger.pattern.shape
     opacity = float(trigger.opacity.mean())
     if trigger.covers:
-        kind = f"a patch of {trigger.area:.1%} of the pixels"
+        kind = f"a patch of {trigger.area:.1%} of the pixels{' that moves' if trigger.moves else ''}"
     else:
         kind = f"a picture blended in at {opacity:.2f}" if opacity > 0.02 else "a pattern that is added"
     large = "" if trigger.is_small else ", too large to be taken out with nobody asked"

@@ -97,6 +97,7 @@ def from_recovered(recovered: Recovered, false_alarm_rate: float, fill: Fill | N
         images=int(recovered.members.sum()),
         false_alarm_rate=float(false_alarm_rate),
         known=recovered.known,
+        moves=recovered.moves,
         fill=fill,
     )
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from sampdetox_transforms._common import write_atomically
 from sampdetox_transforms.method.shared.estimate import OPAQUE, Shared
 from sampdetox_transforms.method.shared.match import Filter, matching, patch_distance, strengths, without
+from sampdetox_transforms.method.shared.moving import nearest, without_moving
 from sampdetox_transforms.networks.checkpoints import WeightsFileError
 from sampdetox_transforms.transforms.shared_images import Fill, as_unit
 
@@ -38,6 +39,8 @@ class SharedTrigger:
         images: how many images it was found in.
         false_alarm_rate: the share of images without it that may match.
         known: what a match is measured against.
+        moves: whether it is a patch that has a place of its own in each image; ``pattern`` then shows it in the upper
+            left corner.
         fill: fills opaque pixels; not saved. None spreads the pixels around them. ``recover_trigger`` gives it that of
             its ``detox``.
     """
@@ -48,12 +51,14 @@ class SharedTrigger:
     images: int
     false_alarm_rate: float
     known: Filter
+    moves: bool = False
     fill: Fill | None = None
 
     def __repr__(self) -> str:
         size = "x".join(map(str, self.pattern.shape))
         covered = float((self.opacity >= OPAQUE).float().mean())
         kind = f"a patch of {covered:.1%}" if covered else f"opacity {float(self.opacity.mean()):.2f}"
+        kind += " that moves" if self.moves else ""
         return f"SharedTrigger({size}, {kind}, from {self.images} images, p <= {self.p_value:.2g})"
 
     def matches(self, images: Tensor) -> Bool[Tensor, " n"]:
@@ -63,6 +68,8 @@ class SharedTrigger:
             ValueError, TypeError: images of another size or number of channels, NaN, out of range.
         """
         x, shared, known = self._checked(images)
+        if self.moves:
+            return nearest(x, shared)[0] <= known.near
         return matching(x, shared, known, false_alarm_rate=self.false_alarm_rate)
 
     def strength(self, images: Tensor) -> Float[Tensor, " n"]:
@@ -72,7 +79,8 @@ class SharedTrigger:
         """
         x, shared, known = self._checked(images)
         if self._is_patch:
-            return 1 - patch_distance(x, shared) / (2 * known.near)
+            distance = nearest(x, shared)[0] if self.moves else patch_distance(x, shared)
+            return 1 - distance / (2 * known.near)
         return strengths(x, shared, known)[0]
 
     def remove(self, images: Tensor, fill: Fill | None = None) -> Tensor:
@@ -83,7 +91,7 @@ class SharedTrigger:
             fill: fills opaque pixels; None for the trigger's own.
         """
         x, shared, _ = self._checked(images)
-        result, opaque = without(x, shared)
+        result, opaque = without_moving(x, shared) if self.moves else without(x, shared)
         fill = self.fill if fill is None else fill
         if fill is not None and len(x) and bool(opaque.any()):
             with torch.no_grad():
@@ -132,6 +140,7 @@ class SharedTrigger:
             "deviation": self.known.deviation,
             "least": self.known.least,
             "near": self.known.near,
+            "moves": self.moves,
         }
         text = json.dumps(about)
         metadata = {"format": FORMAT, "about": text, "sha256": _digest(tensors, text)}

@@ -16,7 +16,7 @@ from sampdetox_transforms.cli.purify.ranks import Rank, current_rank, device_of_
 from sampdetox_transforms.cli.purify.report import check_place, write_report
 from sampdetox_transforms.cli.purify.rows import Changes, Row, collect, in_order
 from sampdetox_transforms.cli.purify.run import BATCH_MOST, BATCH_PIXELS, Note, purify_pictures
-from sampdetox_transforms.cli.purify.together import Carried, Together, matches_note, who_carries
+from sampdetox_transforms.cli.purify.together import Carried, Together, check_together, matches_note
 from sampdetox_transforms.cli.purify.tree import Failure, Job, plan, remove_leftovers
 from sampdetox_transforms.cli.shared import (
     check_at_least,
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from sampdetox_transforms.transforms.transform import SampDetox
 
 LOG = logging.getLogger(__name__)
-
-LEAST_TOGETHER = 8  # tested to be what the library asks for
 
 NOTES = """\
 A folder is searched at any depth for pictures, by the ending of their names; other files, and names that begin with a
@@ -123,13 +121,9 @@ def purify(
     listen(verbose, quiet)
     check_at_least(1, max_pixels=max_pixels)
     rank = current_rank(os.environ)
-    check_together(together, source, trigger, rank)
     task = prepare(source, out, report, rank, overwrite)
-    if together and len(task.todo) + len(task.there) < LEAST_TOGETHER:
-        raise ValueError(
-            f"--together needs {LEAST_TOGETHER} pictures or more, got {len(task.todo) + len(task.there)} in {source}. "
-            "Leave it out."
-        )
+    if together:
+        check_together(task.todo + task.there, source, trigger, rank)
     settings: dict[str, Any] = {
         **{"weights": weights, "restorer": restorer, "calibration": calibration, "trigger": trigger},
         **{"preset": preset, "t1": t1, "t2": t2, "sampler": sampler, "stride": stride, "seed": seed},
@@ -214,19 +208,6 @@ def prepare(source: Path, out: Path, report: Path | None, rank: Rank, overwrite:
     return Task(source, out, todo, there, left_out, report, keep, failures)
 
 
-def check_together(together: bool, source: Path, trigger: Path | None, rank: Rank) -> None:
-    """Raise ValueError where --together stands beside what it cannot go with."""
-    if not together:
-        return
-    for wrong, why in (
-        (trigger is not None, "--trigger, which knows one already"),
-        (rank.world > 1, f"{rank.world} processes, each of which sees a part of the pictures"),
-        (source.is_file(), "a single picture"),
-    ):
-        if wrong:
-            raise ValueError(f"--together must compare all pictures of a folder, got {why}. Leave one of them out.")
-
-
 def carry_out(
     task: Task,
     detox: "SampDetox",
@@ -251,16 +232,9 @@ def carry_out(
 
     task.done = run(task.todo, detox, notes if together is None else [*notes, together.note])
     if together is not None:
-        together.add_results(task.there, max_pixels)
         failed = {failure.source for failure in task.failures}
-        jobs = [job for job in (*task.todo, *task.there) if job.source not in failed]
-        task.carried = who_carries(together.recover(detox), jobs, max_pixels)
-        by_shape: dict[Any, list[Carried]] = {}
-        for each in (each for each in task.carried if each.taken):
-            by_shape.setdefault(each.trigger.pattern.shape, []).append(each)
-        for found in by_shape.values():
-            again = {job.source: job for each in found for job in each.jobs}
-            run(list(again.values()), detox.with_trigger([each.trigger for each in found]), notes)
+        done, there = ([job for job in jobs if job.source not in failed] for jobs in (task.todo, task.there))
+        task.carried = together.take_out(done, there, detox, lambda jobs, detox: run(jobs, detox, notes), max_pixels)
     task.changes.forget(task.failures)
 
 

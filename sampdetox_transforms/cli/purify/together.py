@@ -4,11 +4,13 @@ All pictures are purified as without it. What was taken out of them is compared,
 are purified anew without it; results that an earlier run wrote are compared as well.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sampdetox_transforms.cli.purify.files import PictureError, read_picture
+from sampdetox_transforms.cli.purify.ranks import Rank
 from sampdetox_transforms.cli.purify.run import Note, batches, load_pictures
 from sampdetox_transforms.cli.purify.tree import Failure, Job
 
@@ -21,7 +23,12 @@ if TYPE_CHECKING:
 
 RATE = 0.01  # how often a trigger may be claimed where pictures share nothing
 
+LEAST = 8  # pictures; tested to be what the library asks for
+
 MOST = 0.5  # of the pictures of one size: what more of them carry is theirs, and stays
+
+
+Run = Callable[[list[Job], "SampDetox"], Any]
 
 
 @dataclass
@@ -60,6 +67,28 @@ class Together:
         x, clean = as_unit(images), as_unit(purified)
         share = torch.ones(len(x)) if share is None else share.float()
         kept_of(self.kept, x).add(x, clean, share)
+
+    def take_out(
+        self, done: Sequence[Job], there: Sequence[Job], detox: "SampDetox", run: Run, max_pixels: int
+    ) -> "list[Carried]":
+        """Look for what pictures share, and purify those that carry it anew without it.
+
+        Args:
+            done: pictures that were noted.
+            there: pictures whose results an earlier run wrote.
+            detox: purified them.
+            run: purifies pictures and writes them.
+            max_pixels: larger pictures are left out.
+        """
+        self.add_results(there, max_pixels)
+        found = who_carries(self.recover(detox), [*done, *there], max_pixels)
+        by_shape: dict[Any, list[Carried]] = {}
+        for each in (each for each in found if each.taken):
+            by_shape.setdefault(each.trigger.pattern.shape, []).append(each)
+        for same in by_shape.values():
+            again = {job.source: job for each in same for job in each.jobs}
+            run(list(again.values()), detox.with_trigger([each.trigger for each in same]))
+        return found
 
     def recover(self, detox: "SampDetox") -> "list[SharedTrigger]":
         """What pictures of each size share, none where there are too few."""
@@ -116,6 +145,17 @@ def who_carries(triggers: "Sequence[SharedTrigger]", jobs: Iterable[Job], max_pi
             hits = each.trigger.matches(images).tolist()
             each.jobs += [job for (job, _), hit in zip(batch, hits, strict=True) if hit]
     return found
+
+
+def check_together(jobs: Sequence[Job], source: Path, trigger: Path | None, rank: Rank) -> None:
+    """Raise ValueError where --together stands beside what it cannot go with, or has too few pictures."""
+    for wrong, why in (
+        (trigger is not None, "--trigger, which knows one already"),
+        (rank.world > 1, f"{rank.world} processes, each of which sees a part of the pictures"),
+        (len(jobs) < LEAST, f"{len(jobs)} of {source}"),
+    ):
+        if wrong:
+            raise ValueError(f"--together must compare {LEAST} pictures of a folder or more, got {why}. Leave it out.")
 
 
 def matches_note(matched: "set[Any]") -> Note:
