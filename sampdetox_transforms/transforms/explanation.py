@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sampdetox_transforms.method.restore import Restore
-from sampdetox_transforms.method.result import Found, Purified
+from sampdetox_transforms.method.result import Found, Purified, Retouched
 from sampdetox_transforms.method.schedule import Schedule
 from sampdetox_transforms.transforms.images import Normalisation, from_core, unit_like
 from sampdetox_transforms.transforms.presets import Preset
@@ -33,6 +33,8 @@ class Explanation:
         lightened: (..., c, h, w), what was taken from the image besides noise before the global stage, in units of
             [0, 1]; times 255 in grey levels. It holds what a shared trigger took, and what a dense one that is too
             faint to be flagged may have added. None where nothing is taken.
+        retouched: what was done without a network (``Restore`` only, else None): ``colour``, ``lines``, ``resampled``
+            and ``sharpened``, (...) each.
         matched: (...), whether the shared trigger was recognised and taken out first; None without one.
     """
 
@@ -46,6 +48,7 @@ class Explanation:
     difference_map: Tensor | None = None
     found: Found | None = None
     lightened: Tensor | None = None
+    retouched: Retouched | None = None
     matched: Tensor | None = None
 
 
@@ -63,10 +66,14 @@ def explanation_of(
         values = together(values.unflatten(0, (n // planes, planes))) if planes > 1 else values
         return values.reshape((*lead, *values.shape[1:])).to(tensor.device)
 
-    found, lightened, matched = result.found, result.lightened, result.matched
+    found, lightened = result.found, result.lightened
+    matched, retouched = result.matched, result.retouched
     if found is not None:
         least = shaped(found.p_value, lambda v: v.amin(1))
         found = Found(shaped(found.probability), shaped(found.mask), shaped(found.dense.long()) > 0, least)
+    if retouched is not None:
+        lines, of_all = shaped(retouched.lines.long()) > 0, (retouched.resampled, retouched.sharpened)
+        retouched = Retouched(shaped(retouched.colour), lines, *map(shaped, of_all))
     return Explanation(
         image=from_core(result.image, normalisation, inpt, tensor),
         stage1=from_core(result.stage1, normalisation, inpt, tensor),
@@ -79,6 +86,7 @@ def explanation_of(
         found=found,
         lightened=None if lightened is None else unit_like(lightened, tensor).to(tensor.device),
         matched=None if matched is None else shaped(matched.long()) > 0,
+        retouched=retouched,
     )
 
 
@@ -90,7 +98,14 @@ def nothing_done(x0: Tensor, settings: Preset, schedule: Schedule, with_trigger:
     matched = none.bool() if with_trigger else None
     if isinstance(settings, Restore):
         found = Found(empty, empty.bool(), none.bool(), none)
-        return Purified(x0, x0, empty, calls, sigma1, sigma2, found=found, lightened=x0, matched=matched)
+        retouched = Retouched(none, none.bool(), none, none)
+        return Purified(
+            *(x0, x0, empty, calls, sigma1, sigma2),
+            found=found,
+            lightened=x0,
+            matched=matched,
+            retouched=retouched,
+        )
     lightened = x0 if with_trigger else None
     return Purified(x0, x0, empty, calls, sigma1, sigma2, difference_map=empty, lightened=lightened, matched=matched)
 
