@@ -12,6 +12,7 @@ from samples import CALIBRATIONS, WhiteIsForeign
 from sampdetox_transforms import SampDetox, SharedTrigger
 from sampdetox_transforms.cli import recover
 from sampdetox_transforms.cli.purify import command, together
+from sampdetox_transforms.method.restore import Restore
 from sampdetox_transforms.networks.restorers import Restorers
 from sampdetox_transforms.transforms.shared_images import LEAST_IMAGES
 
@@ -39,7 +40,7 @@ def searching(monkeypatch, tiny):
     """White is a trigger, and is filled with red; nothing else is done to pictures."""
 
     def make(trigger=None, seed=0, **settings) -> SampDetox:
-        made = SampDetox(tiny, t1=0, seed=seed, trigger=trigger)
+        made = SampDetox(tiny, preset=Restore(t1=0, gain=0, colour_gain=0), seed=seed, trigger=trigger)
         made.restorer, made.calibration = Restorers(WhiteIsForeign()), CALIBRATIONS
         return made
 

@@ -82,7 +82,7 @@ def test_a_patch_is_filled_by_the_search_networks(tiny, images):
     assert told.matched.all()
     start = carrying(images, patch()) - told.lightened
     red = (torch.tensor(RED) + 1) / 2
-    torch.testing.assert_close(start[..., 2:6, 3:7], red[:, None, None].expand(4, 3, 4, 4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(start[..., 2:6, 3:7], red[:, None, None].expand(4, 3, 4, 4), atol=1e-3, rtol=0)
     assert (told.network_calls == searching(tiny).explain(images).network_calls + 1).all()
 
 
