@@ -58,7 +58,7 @@ def find_moving(
     candidates = most.topk(min(CANDIDATES, len(images))).indices
     if len(candidates) <= LEAST:
         return None
-    size = [min(COARSE, side) for side in images.shape[-2:]]
+    size = (min(COARSE, images.shape[-2]), min(COARSE, images.shape[-1]))
     spectra = whitened(functional.adaptive_avg_pool2d(residual[candidates], size))
     excluded = same[candidates][:, candidates] | torch.eye(len(candidates), dtype=torch.bool, device=images.device)
     peaks = partners(spectra, excluded)
