@@ -1,4 +1,4 @@
-"""Experiment ``dense``: the default's answers to dense triggers, one part left out at a time, and fitted to each victim.
+"""Experiment ``dense``: the default's answers to dense triggers, one left out at a time, and fitted to each victim.
 
 Victims are those of folders, on whole test images, or else the public ones. "before" is the default without any of
 these parts. "fitted" chooses by hard labels on images that no network and no test has seen: those of the folder
@@ -116,14 +116,23 @@ def render(document: Document) -> str:
         )
         lines.append([f"**{setting}**", "**mean**", ca, difference, pa, asr, "", "", ""])
     fits = [
-        [row["victim"], *(str(v) for v in row["fitted"]["dose"].values()), f"{100 * row['fitted']['kept']:.1f}"]
-        + [f"{row['fitted']['seconds']:g}"]
+        [
+            row["victim"],
+            *map(str, row["fitted"]["dose"].values()),
+            shown_kept(row["fitted"]),
+            str(row["fitted"]["seconds"]),
+        ]
         for row in document["rows"]
         if "fitted" in row
     ]
     names = ["victim", "false-alarm rate", "t1", "colour gain", "colour", "resampled, sharpened", "kept", "seconds"]
     tables = [markdown(head, lines), *([f"What was fitted:\n\n{markdown(names, fits)}"] if fits else [])]
     return "\n\n".join([*tables, "Shares in %, with 95 % intervals: Wilson's, of differences Newcombe's for pairs."])
+
+
+def shown_kept(fitted: Mapping[str, Any]) -> str:
+    """In %, of the images that were asked about."""
+    return f"{100 * fitted['kept']:.1f} of {fitted['images']}"
 
 
 def shown(share: Mapping[str, float]) -> str:
