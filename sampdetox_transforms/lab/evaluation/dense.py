@@ -69,7 +69,7 @@ def cells(plan: Plan) -> Iterable[Cell]:
             key["networks"] = hashlib.sha256(text.encode()).hexdigest()[:16]
 
             def measure(setting=setting, detox=detox, entry=entry, clean=clean) -> dict[str, Any]:
-                if setting == FITTED:
+                if setting == FITTED and detox is not None:
                     return fitted_row(detox, entry, to_fit(), float(plan.options["budget"]))
                 return victim_row(detox, entry.victim, entry.data, clean(entry.data.clean), ask=ask)
 

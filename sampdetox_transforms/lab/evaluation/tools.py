@@ -78,7 +78,8 @@ class Tools:
         about = {**plain.settings, "images to fit": len(images)}
 
         def build(model: Any) -> Fitted:
-            wrapper = DetoxWrapper(getattr(model, "model", model), plain.build(model))  # calls to fit are not counted
+            detox: Any = plain.build(model)
+            wrapper = DetoxWrapper(getattr(model, "model", model), detox)  # calls to fit are not counted
             return Fitted(wrapper.fit(images.to(self.device)), wrapper.detox)
 
         return Column(name=name, build=build, settings=about, access="hard labels")
