@@ -1,10 +1,8 @@
 """DetoxLoader: what comes out of it is what ``detox`` makes of each batch, whatever the batch is."""
 
 import copy
-import json
 import pickle
 import re
-import runpy
 import sys
 import types
 import warnings
@@ -251,15 +249,3 @@ def test_the_ray_recipe():
     names = {}
     exec(BLOCKS[1], names)
     assert len(names["clean"].take_all()) == 3
-
-
-def test_the_example_that_compares_the_two(tiny, tmp_path):
-    script = Path(__file__).resolve().parents[2] / "examples" / "loader_speed.py"
-    example = runpy.run_path(str(script))
-    arguments = ["--weights", str(tiny), "--workers", "0", "--n", "5", "--batch-size", "2", "--device", "cpu"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [str(script), *arguments, "--out", str(tmp_path / "speed")])
-        example["main"]()
-    (row,) = json.loads((tmp_path / "speed.json").read_text())["rows"]
-    assert row["workers"] == 0 and row["transform"] > 0 and row["DetoxLoader"] > 0
-    assert "| 0 |" in (tmp_path / "speed.md").read_text()
