@@ -33,10 +33,13 @@ WEIGHTS |= {"gtsrb-lownoise": ()}
 CALLS = {
     "adaptive-patch": 'run_experiment("adaptive-patch", n=300)',
     "denoising-psnr": 'run_experiment("denoising")',
+    "demo-signs": "sampdetox evaluate --experiment drawn-signs",
     "gtsrb-bundled": 'run_experiment("settings", n=500)',
     "gtsrb-bundled-ddpm": 'run_experiment("settings", n=500, n_ddpm=50)',
     "gtsrb-bundled-train": 'run_experiment("settings", n=300, split="train")',
     "gtsrb-lownoise": 'run_experiment("settings", n=200, weights="models/denoiser-lownoise-32")',
+    "loader-speed": "python -m sampdetox_transforms.lab.speed.loaders --n 128",
+    "memory": 'python -m sampdetox_transforms.lab.speed.memory --data "$SAMPDETOX_DATA/gtsrb32/test"',
     "public-classifiers": 'run_experiment("restore", n=500)',
     "relabel": 'run_experiment("relabel", victims=("badnets", "trojannn"))',
     "restore-ablation": 'run_experiment("restore-ablation", n=40, patch_victim="patches.safetensors")',
