@@ -40,16 +40,24 @@ def published() -> dict[str, dict[str, Any]]:
     found = {}
     for path in sorted(RESULTS.glob("*.json")):
         document = json.loads(path.read_text())
-        settings = document.get("settings", {})
-        settings = {
-            "n": document.get("n", 500),
-            "seed": document.get("seed", 0),
-            **OLDER.get(path.stem, {}),
-            **settings,
-        }
+        defaults = {"n": document.get("n", 500), "seed": document.get("seed", 0), **OLDER.get(path.stem, {})}
+        settings = {**defaults, **document.get("settings", {})}
         if settings.get("experiment") in (*STUDIES, *EXPERIMENTS):
-            found[path.stem] = {"settings": settings, "rows": document["rows"]}
+            rows = [with_intervals(row, settings["n"]) for row in document["rows"]]
+            found[path.stem] = {"settings": settings, "rows": rows}
     return found
+
+
+def with_intervals(row: dict[str, Any], n: int) -> dict[str, Any]:
+    """A row whose shares are plain numbers, as older files have them, with the intervals of their counts."""
+    counts = {"CA": row.get("n_clean", n)} | dict.fromkeys(("PA", "ASR"), row.get("n_triggered", row.get("n")))
+    result = dict(row)
+    for name, value in row.items():
+        if isinstance(value, dict) and not {"low", "high"} & value.keys():
+            result[name] = with_intervals(value, n)
+        elif name in counts and isinstance(value, float) and counts[name]:
+            result[name] = vars(wilson(round(value * counts[name]), counts[name]))
+    return result
 
 
 PUBLISHED = published()
