@@ -2,8 +2,6 @@
 
 import json
 
-import pytest
-
 from sampdetox_transforms.lab.speed import loaders, memory, operations
 
 
@@ -33,4 +31,4 @@ def test_the_operations_that_take_the_time(tiny, tmp_path, capsys):
     lines = out.with_suffix(".md").read_text().splitlines()
     assert lines == capsys.readouterr().out.splitlines()[: len(lines)]
     shares = [float(line.split("|")[4].strip().rstrip("%")) for line in lines[2:12]]
-    assert shares == sorted(shares, reverse=True) and 0 < sum(shares) <= pytest.approx(100)
+    assert shares == sorted(shares, reverse=True) and 0 < sum(shares) < 101
