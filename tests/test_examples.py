@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples"
-PROGRAMS = sorted(FOLDER.iterdir())
+PROGRAMS = sorted(path for path in FOLDER.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def printed(monkeypatch, capsys):
 
 
 def test_the_folder_holds_short_programs_only():
-    assert {path.name for path in PROGRAMS if path.suffix != ".py" and path.name != "__pycache__"} == set()
-    long = {path.name: len(path.read_text().splitlines()) for path in PROGRAMS if path.suffix == ".py"}
+    assert {path.suffix for path in PROGRAMS} == {".py"}
+    long = {path.name: len(path.read_text().splitlines()) for path in PROGRAMS}
     assert max(long.values()) <= 65, long
 
 
