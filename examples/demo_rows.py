@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sampdetox_transforms import PRESETS, load_denoiser
 from sampdetox_transforms._common import write_atomically
-from sampdetox_transforms.lab.demo.demo import demo_victims
+from sampdetox_transforms.lab.demo.classifier import demo_victims
 from sampdetox_transforms.lab.demo.signs import CLASSES, draw_signs
 from sampdetox_transforms.lab.evaluation.engine import evaluate
 from sampdetox_transforms.lab.evaluation.experiments import Tools

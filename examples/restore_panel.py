@@ -15,7 +15,7 @@ from torch import Tensor
 from sampdetox_transforms import SampDetox
 from sampdetox_transforms.lab.attacks import blended, sig
 from sampdetox_transforms.lab.attacks.pictures import cartoon
-from sampdetox_transforms.lab.demo.demo import TRIGGERS
+from sampdetox_transforms.lab.demo.classifier import TRIGGERS
 from sampdetox_transforms.lab.demo.signs import draw_signs
 from sampdetox_transforms.lab.drawing.panel import draw_panel, explanation_row
 

@@ -45,6 +45,7 @@ from sampdetox_transforms.transforms.images import (
     to_core,
 )
 from sampdetox_transforms.transforms.presets import DEFAULT, Preset, get_preset
+from sampdetox_transforms.transforms.watch import Watch
 
 CPU = torch.device("cpu")
 PASS: ContextVar[int] = ContextVar("pass_index", default=0)
@@ -136,6 +137,8 @@ class SampDetox(v2.Transform):
         check_levels(self.settings, denoiser, self.schedule)
         self.restorer: Restorers | None = None
         self.calibration: Calibrations | None = None
+        own = restorer or calibration or os.path.isdir(os.path.join(denoiser.source, "restorer"))
+        self.watch = Watch(far=not own)
         if searches:
             networks, self.calibration = find_restorers(weights, restorer, calibration)
             self.restorer = copy.deepcopy(networks) if networks is restorer else networks  # as the denoiser
@@ -243,7 +246,7 @@ class SampDetox(v2.Transform):
         for name, parts in (by_networks or {"small": []}).items():
             networks = getattr(self.restorer, name)
             found = found.having(name, calibrate(networks, parts, false_alarm_rate=false_alarm_rate, data=data))
-        self.calibration = found
+        self.calibration, self.watch = found, Watch(far=False)
         return found
 
     def _core_batches(self, batches: Iterable[Any]) -> Iterator[Tensor]:
@@ -262,7 +265,9 @@ class SampDetox(v2.Transform):
         if self.restorer is None or self.calibration is None:
             return self.settings.run(x0, denoiser, self.schedule, noise=noise)  # pyright: ignore[reportCallIssue]
         search: dict[str, Any] = {"networks": self.restorer.of(x0), "calibrations": self.calibration}
-        return self.settings.run(x0, denoiser, self.schedule, noise=noise, **search)
+        result = self.settings.run(x0, denoiser, self.schedule, noise=noise, **search)
+        self.watch.see(x0, result.found.p_value, self.calibration.of(search["networks"]).false_alarm_rate)
+        return result
 
     def _explain(self, inpt: Any) -> Explanation:
         tensor, x0 = self._core_images(inpt)
