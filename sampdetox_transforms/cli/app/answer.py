@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sampdetox_transforms.cli.purify.files import MAX_PIXELS, Picture, PictureError, read_picture, write_picture
+from sampdetox_transforms.cli.purify.rows import retouched_in_words
 from sampdetox_transforms.cli.purify.thumbnails import MARK, as_bytes
 
 if TYPE_CHECKING:
@@ -105,7 +106,9 @@ def numbers_of(explained: "Explanation", detox: "SampDetox", seconds: float) -> 
     if found is not None:
         share = float(found.mask.double().mean())
         numbers |= {"p_value": float(found.p_value), "mask": share, "dense": bool(found.dense)}
-        numbers["found"] = bool(share > 0 or found.dense)
+        lines = explained.retouched is not None and bool(explained.retouched.lines)
+        numbers |= {"lines": lines, "retouched": retouched_in_words(explained)}
+        numbers["found"] = bool(share > 0 or found.dense or lines)
     return numbers
 
 
@@ -115,7 +118,7 @@ def verdict(numbers: dict[str, Any]) -> str:
         return "Purified; these settings do not search for a trigger."
     if not numbers["found"]:
         return "Nothing was found: the light stage alone."
-    if numbers["dense"]:
+    if numbers["dense"] or not numbers["mask"]:
         return "A pattern all over the picture was found and taken out."
     return f"Something was found on {numbers['mask']:.1%} of the picture and taken out."
 
@@ -125,10 +128,11 @@ def facts(numbers: dict[str, Any]) -> dict[str, str]:
     words = {}
     if "p_value" in numbers:
         words["Suspicion"] = f"{numbers['p_value']:.1%} of clean pictures look at least as suspicious"
-        words["Found"] = (
-            "a pattern all over it" if numbers["dense"] else f"a region, {numbers['mask']:.1%} of the picture"
-            if numbers["mask"] else "nothing"
-        )  # fmt: skip
+        region = f"a region, {numbers['mask']:.1%} of the picture" if numbers["mask"] else ""
+        pattern = "a pattern all over it" if numbers["dense"] or numbers["lines"] else ""
+        words["Found"] = ", ".join(filter(None, (region, pattern))) or "nothing"
+        if numbers["retouched"]:
+            words["Retouched"] = numbers["retouched"]
     words["Level"] = f"{numbers['level']:g} (noise of {numbers['noise']:g} grey levels, added and taken away again)"
     words["Network calls"] = str(numbers["calls"])
     words["Time"] = f"{numbers['seconds']:g} s"

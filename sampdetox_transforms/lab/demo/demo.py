@@ -66,7 +66,7 @@ def run_demo(
     return "\n".join(
         [
             f"{len(NAMES)} photographs of 256 pixels (free ones: {', '.join(NAMES)}), a trigger in each:",
-            "  trigger             found   of its pixels   of the others   off by: before   after",
+            "  trigger         taken out    how much of it   of the others   off by: before   after",
             *(row.line for row in photo_rows.values()),
             "  (off by: grey levels of 255, on the trigger's pixels, from the picture without it)",
             "",
@@ -109,12 +109,17 @@ def on_photographs(detox: SampDetox, seed: int, begin: Callable[[str], None]) ->
 
 
 def photograph_row(name: str, clean: Tensor, planted: Planted, explained: Explanation, *, shown: int) -> Row:
-    """Where the trigger was found, how much of it is in the mask, and how far its pixels are off the clean picture."""
+    """How much of the trigger was taken out, and how far its pixels are off the clean picture before and after.
+
+    Of a patch that is the share of its pixels that were filled; of what covers the picture, of what it changed.
+    """
     found = explained.found
     assert found is not None
     if planted.alpha is None:
-        own, hits = torch.ones_like(clean[:, :1]) > 0, found.dense
-        inside, beside = found.dense.double(), found.mask.double().mean(dim=(1, 2, 3))
+        own = torch.ones_like(clean[:, :1]) > 0
+        off = [(image - clean).abs().mean(dim=(1, 2, 3)) for image in (planted.images, explained.image)]
+        inside = (1 - off[1] / off[0].clamp(min=1e-6)).clamp(min=0)
+        beside, hits = found.mask.double().mean(dim=(1, 2, 3)), inside >= 0.5
     else:
         own = planted.alpha >= 0.5
         inside = (found.mask & own).sum(dim=(1, 2, 3)) / own.sum(dim=(1, 2, 3))
@@ -123,14 +128,14 @@ def photograph_row(name: str, clean: Tensor, planted: Planted, explained: Explan
     before, after = (_off_by(image, clean, own) for image in (planted.images, explained.image))
     if name == "none":
         wrong = f"{int((found.mask.flatten(1).any(dim=1) | found.dense).sum())} of {len(clean)}"
-        line = f"  {name:15}{wrong:>10}{'-':>16}{f'{beside.mean():.1%}':>16}{'-':>17}{after:>8.1f}"
+        line = f"  {name:15}{wrong:>10}{'-':>18}{f'{beside.mean():.1%}':>16}{'-':>17}{after:>8.1f}"
         return Row(line, None, Case("", planted.images[shown], explained, shown))
     line = (
-        f"  {name:15}{f'{int(hits.sum())} of {len(clean)}':>10}{f'{inside.mean():.0%}':>16}"
+        f"  {name:15}{f'{int(hits.sum())} of {len(clean)}':>10}{f'{inside.mean():.0%}':>18}"
         f"{f'{beside.mean():.1%}':>16}{before:>17.1f}{after:>8.1f}"
     )
     share = float(hits.double().mean())
-    verdict = "found and taken out" if hits[shown] else "not found: survives"
+    verdict = "taken out" if hits[shown] else "survives"
     return Row(line, share, Case(f"{name}\n{verdict}", planted.images[shown], explained, shown, good=bool(hits[shown])))
 
 

@@ -1,0 +1,163 @@
+"""What a page says of a measurement: n, seed, commit, machine, command, and whether the weights have changed since.
+
+    python docs/measured.py            # write these lines into README.md and docs/
+    python docs/measured.py --check    # only say which pages have other ones
+
+A line stands between ``<!-- measured NAME -->`` and ``<!-- end -->``; NAME is a file of docs/results.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "results"
+BLOCK = re.compile(r"(<!-- measured (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+# What a result speaks of. A name that is not here speaks of the default at 32 pixels.
+FOLDER = "sampdetox_transforms/networks/weights"
+DENOISER = (f"{FOLDER}/bundled/diffusion_pytorch_model.safetensors",)
+SMALL = (*DENOISER, f"{FOLDER}/restorer/restorer.safetensors")
+LARGE = (f"{FOLDER}/restorer/photographs.safetensors",)
+OF_DENOISER = {"ablation", "bundled", "bundled-ddpm", "bundled-train", "levels", "samplers", "strides"}
+WEIGHTS = {f"gtsrb-{name}": DENOISER for name in OF_DENOISER | {"transformations", "robustness"}}
+WEIGHTS |= dict.fromkeys(("speed", "speed-float32", "denoising-psnr", "demo-signs", "profile-ddim"), DENOISER)
+WEIGHTS |= {"gtsrb-lownoise": ()}
+
+# Measured by scripts whose place experiments have taken: what repeats them today.
+CALLS = {
+    "adaptive-patch": "--experiment adaptive-patch --n 300",
+    "denoising-psnr": "--experiment denoising",
+    "gtsrb-bundled": "--experiment settings --n 500",
+    "gtsrb-bundled-ddpm": "--experiment settings --n 500 --set n_ddpm=50",
+    "gtsrb-bundled-train": "--experiment settings --n 300 --set split=train",
+    "gtsrb-lownoise": "--experiment settings --n 200 --weights models/denoiser-lownoise-32",
+    "public-classifiers": "--experiment restore --n 500",
+    "relabel": "badnets trojannn --experiment relabel",
+    "restore-ablation": "--experiment restore-ablation --n 40 --set patch_victim=patches.safetensors",
+    "restore-ablation-attacks": "badnets sig blended bpp stega --experiment restore-ablation --n 100",
+    "restore-cifar10": "--experiment restore --n 509 --set images=cifar10 patch_victim=patches.safetensors",
+    "restore-cifar10-attacks": "badnets sig trojannn input-aware blended low-frequency wanet stega bpp "
+    "--experiment restore --n 509 --set images=cifar10",
+    "restore-patches": "--experiment restore --n 500 --set patch_victim=patches.safetensors",
+}
+
+
+def line(name: str) -> str:
+    """The line of one result."""
+    about = facts(name)
+    parts = [about["n"], about["seed"], about["hardware"], f"commit {', '.join(about['commits']) or 'unknown'}"]
+    words = f"{', '.join(part for part in parts if part)}: `{about['command']}`."
+    links = ", ".join(
+        f"[{kind}]({{docs}}results/{name}.{kind})" for kind in ("md", "json") if path(name, kind).exists()
+    )
+    return f"({words} Full table: {links}.{'' if is_fresh(name) else ' **Measured with earlier weights.**'})"
+
+
+def facts(name: str) -> dict[str, Any]:
+    """n, seed, hardware, commits and command of a result: from its JSON file, and the last line of its table."""
+    document = json.loads(path(name).read_text()) if path(name).exists() else {}
+    under = path(name, "md").read_text().strip().splitlines()[-1] if path(name, "md").exists() else ""
+    settings = {**document, **document.get("settings", {}), **document.get("about", {})}
+    made = document.get("environments") or [document.get("environment", {})]
+    commits = [environment["commit"] for environment in made if environment.get("commit")]
+    last = re.search(r"\(((?:[0-9a-f]{7}\+?(?:, )?)+)\)", under)
+    commits = commits or (last[1].split(", ") if last else [])
+    today = f"sampdetox evaluate {CALLS[name]}" if name in CALLS else ""
+    ran = today or settings.get("command") or _first(r"`([^`]+)`", under)
+    hardware = made[-1].get("hardware") or settings.get("hardware") or _first(r"(AMD [^;]*threads)", under)
+    return {
+        "n": f"n = {settings['n']}" if "n" in settings else "",
+        "seed": f"seed {settings['seed']}" if "seed" in settings else "",
+        "hardware": _in_cores(hardware),
+        "commits": _newest(commits),
+        "command": ran,
+    }
+
+
+def is_fresh(name: str) -> bool:
+    """Whether a result was measured with the weights that are here; also where git does not know."""
+    commits = facts(name)["commits"]
+    weights = WEIGHTS.get(name, LARGE if name.startswith("photographs") else SMALL)
+    introduced = [_introduced(file) for file in weights if (ROOT / file).exists()] if has_history() else []
+    return not commits or all(any(_holds(measured, commit) for measured in commits) for commit in introduced)
+
+
+def path(name: str, suffix: str = "json") -> Path:
+    return RESULTS / f"{name}.{suffix}"
+
+
+def written(page: Path) -> str:
+    """The page's text with every line as it should be."""
+    docs = "docs/" if page.parent == ROOT else "../" * len(page.relative_to(ROOT / "docs").parts[1:])
+    return BLOCK.sub(lambda m: f"{m[1]}\n{line(m[2]).format(docs=docs)}\n\n{m[3]}", page.read_text())
+
+
+def pages() -> Iterator[Path]:
+    """README and the pages of the site, tables that are only downloads aside."""
+    yield ROOT / "README.md"
+    yield from sorted((ROOT / "docs").glob("*.md"))
+    yield from sorted((ROOT / "docs" / "notes").glob("*.md"))
+
+
+@cache
+def _git(*command: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *command], capture_output=True, text=True, cwd=ROOT, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def has_history() -> bool:
+    """Whether git knows all commits: neither an unpacked archive nor a shallow copy."""
+    return _git("rev-parse", "--is-shallow-repository") == "false"
+
+
+def _introduced(file: str) -> str:
+    """The commit that this content came with, wherever the file lay then; "" for what is not committed."""
+    found = _git("log", "--format=%H", f"--find-object={_git('hash-object', file)}")
+    return found.splitlines()[-1] if found else ""
+
+
+def _holds(measured: str, commit: str) -> bool:
+    """Whether the tree that was measured had this commit; a changed tree ("+") may have had the next one."""
+    base = measured.rstrip("+")
+    if commit and _git("merge-base", "--is-ancestor", commit, base) is not None:
+        return True
+    before = _git("rev-parse", f"{commit}^" if commit else "HEAD")
+    return measured.endswith("+") and (before or "").startswith(base)
+
+
+def _newest(commits: list[str]) -> list[str]:
+    """At most three, the last in history first."""
+    dates = {commit: int(_git("log", "-1", "--format=%ct", commit.rstrip("+")) or 0) for commit in commits}
+    return sorted(dict.fromkeys(commits), key=lambda commit: -dates[commit])[:3]
+
+
+def _in_cores(hardware: str) -> str:
+    """ "AMD EPYC, 2 threads" in words."""
+    name, _, rest = hardware.partition(", ")
+    threads = _first(r"^(\d+) threads", rest)
+    count = {"1": "one core", "2": "two cores"}.get(threads, f"{threads} cores")
+    return f"{count} of an {name}" if threads else name
+
+
+def _first(pattern: str, text: str) -> str:
+    found = re.search(pattern, text)
+    return found[1] if found else ""
+
+
+if __name__ == "__main__":
+    if not has_history():
+        sys.exit("the history of the weights is needed, which this copy does not have" if len(sys.argv) < 2 else 0)
+    stale = [page for page in pages() if written(page) != page.read_text()]
+    if "--check" in sys.argv:
+        sys.exit(f"run python docs/measured.py: {[page.name for page in stale]}" if stale else 0)
+    for page in stale:
+        page.write_text(written(page))
