@@ -266,6 +266,7 @@ class SampDetox(v2.Transform):
             return self.settings.run(x0, denoiser, self.schedule, noise=noise)  # pyright: ignore[reportCallIssue]
         search: dict[str, Any] = {"networks": self.restorer.of(x0), "calibrations": self.calibration}
         result = self.settings.run(x0, denoiser, self.schedule, noise=noise, **search)
+        assert result.found is not None  # these settings search
         self.watch.see(x0, result.found.p_value, self.calibration.of(search["networks"]).false_alarm_rate)
         return result
 

@@ -74,7 +74,8 @@ def run_demo(
             "  trigger          right: before   after   fooled: before   after",
             *(row.line for row in sign_rows.values()),
             "",
-            summary(photo_rows, sign_rows),
+            f"{summary('photographs', photo_rows)} {summary('drawn signs', sign_rows)}",
+            f"(To go is to be taken out, or to leave the label right, on {GOOD:.0%} of them.)",
             f"Weights in the package, settings of SampDetox('bundled', seed={seed}).",
             "",
             NEXT,
@@ -82,18 +83,13 @@ def run_demo(
     )
 
 
-def summary(photo_rows: dict[str, Row], sign_rows: dict[str, Row]) -> str:
-    """What goes and what stays, from the rows themselves."""
-    shares: dict[str, list[float]] = {}
-    for name, row in (*photo_rows.items(), *sign_rows.items()):
-        if row.share is not None:
-            shares.setdefault(name, []).append(row.share)
-    gone = [name for name, found in shares.items() if min(found) >= GOOD]
+def summary(where: str, rows: dict[str, Row]) -> str:
+    """Which triggers go and which stay, from the rows themselves."""
+    shares = {name: row.share for name, row in rows.items() if row.share is not None}
+    gone = [name for name, share in shares.items() if share >= GOOD]
     left = [name for name in shares if name not in gone]
-    lines = [f"Goes, on {GOOD:.0%} of the pictures or more: {', '.join(gone) or 'nothing'}."]
-    if left:
-        lines.append(f"Survives, on more of them than that allows: {', '.join(left)}.")
-    return "\n".join(lines)
+    parts = [f"{', '.join(names)} {what}" for names, what in ((gone, "go"), (left, "survive")) if names]
+    return f"On {where}, {'; '.join(parts)}."
 
 
 def on_photographs(detox: SampDetox, seed: int, begin: Callable[[str], None]) -> dict[str, Row]:

@@ -1,3 +1,4 @@
+# ruff: noqa: E402
 """The app in a real browser without a window: the system's Chromium, driven by Playwright."""
 
 import shutil
