@@ -62,7 +62,7 @@ LINKS = (
 
 
 class Tables(Directive):
-    """All results, each with n, commit, whether the weights are today's, and both files."""
+    """All results, each with n, commit, whether weights and settings are today's, and both files."""
 
     def run(self) -> list[nodes.Node]:
         table = nodes.table(classes=["results"])
@@ -73,11 +73,13 @@ class Tables(Directive):
         head, body = nodes.thead(), nodes.tbody()
         group += head
         group += body
-        head += _row("results", "images", "commit", "weights", "files")
+        head += _row("results", "images", "commit", "weights, settings", "files")
         for path in sorted(measured.RESULTS.glob("*.json")):
             name, about = path.stem, measured.facts(path.stem)
-            fresh = "today's" if measured.is_fresh(name) else "earlier"
-            row = _row(name, about["n"].removeprefix("n = "), about["commits"][0] if about["commits"] else "", fresh)
+            old = measured.earlier(name)
+            commit = about["commits"][0] if about["commits"] else ""
+            state = f"earlier {old}" if old else "today's" if commit else "unknown"
+            row = _row(name, about["n"].removeprefix("n = "), commit, state)
             row += _files(name)
             body += row
         return [table]

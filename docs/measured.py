@@ -1,4 +1,4 @@
-"""What a page says of a measurement: n, seed, commit, machine, command, and whether the weights have changed since.
+"""What a page says of a measurement: n, seed, commit, machine, command, and what has changed since.
 
     python docs/measured.py            # write these lines into README.md and docs/
     python docs/measured.py --check    # only say which pages have other ones
@@ -24,6 +24,7 @@ FOLDER = "sampdetox_transforms/networks/weights"
 DENOISER = (f"{FOLDER}/bundled/diffusion_pytorch_model.safetensors",)
 SMALL = (*DENOISER, f"{FOLDER}/restorer/restorer.safetensors")
 LARGE = (f"{FOLDER}/restorer/photographs.safetensors",)
+DEFAULT, FIELD = "sampdetox_transforms/method/restore.py", "^    [a-z0-9_]+: [a-z0-9 |]+ = "
 OF_DENOISER = {"ablation", "bundled", "bundled-ddpm", "bundled-train", "levels", "samplers", "strides"}
 WEIGHTS = {f"gtsrb-{name}": DENOISER for name in OF_DENOISER | {"transformations", "robustness"}}
 WEIGHTS |= dict.fromkeys(("speed", "speed-float32", "denoising-psnr", "demo-signs", "profile-ddim"), DENOISER)
@@ -56,7 +57,8 @@ def line(name: str) -> str:
     links = ", ".join(
         f"[{kind}]({{docs}}results/{name}.{kind})" for kind in ("md", "json") if path(name, kind).exists()
     )
-    return f"({words} Full table: {links}.{'' if is_fresh(name) else ' **Measured with earlier weights.**'})"
+    old = earlier(name)
+    return f"({words} Full table: {links}.{f' **Measured with earlier {old}.**' if old else ''})"
 
 
 def facts(name: str) -> dict[str, Any]:
@@ -80,12 +82,16 @@ def facts(name: str) -> dict[str, Any]:
     }
 
 
-def is_fresh(name: str) -> bool:
-    """Whether a result was measured with the weights that are here; also where git does not know."""
+def earlier(name: str) -> str:
+    """What has changed since: "weights", "settings", both, or nothing; nothing also where git does not know."""
     commits = facts(name)["commits"]
     weights = WEIGHTS.get(name, LARGE if name.startswith("photographs") else SMALL)
-    introduced = [_introduced(file) for file in weights if (ROOT / file).exists()] if has_history() else []
-    return not commits or all(any(_holds(measured, commit) for measured in commits) for commit in introduced)
+    if not commits or not has_history():
+        return ""
+    since = {"weights": [_introduced(file) for file in weights if (ROOT / file).exists()]}
+    since["settings"] = [] if weights in ((), DENOISER) else [_settled()]
+    old = [what for what, when in since.items() if not all(any(_holds(m, c) for m in commits) for c in when)]
+    return " and ".join(old)
 
 
 def path(name: str, suffix: str = "json") -> Path:
@@ -123,6 +129,11 @@ def _introduced(file: str) -> str:
     """The commit that this content came with, wherever the file lay then; "" for what is not committed."""
     found = _git("log", "--format=%H", f"--find-object={_git('hash-object', file)}")
     return found.splitlines()[-1] if found else ""
+
+
+def _settled() -> str:
+    """The commit that last changed a setting of the default."""
+    return _git("log", "-1", "--format=%H", f"-G{FIELD}", "--", DEFAULT) or ""
 
 
 def _holds(measured: str, commit: str) -> bool:
