@@ -15,7 +15,8 @@ from sampdetox_transforms.cli.purify.files import MAX_PIXELS
 from sampdetox_transforms.cli.purify.ranks import Rank, current_rank, device_of_rank, shard, status_of
 from sampdetox_transforms.cli.purify.report import check_place, write_report
 from sampdetox_transforms.cli.purify.rows import Changes, Row, collect, in_order
-from sampdetox_transforms.cli.purify.run import BATCH_MOST, BATCH_PIXELS, purify_pictures
+from sampdetox_transforms.cli.purify.run import BATCH_MOST, BATCH_PIXELS, Note, purify_pictures
+from sampdetox_transforms.cli.purify.together import Carried, Together, check_together, matches_note
 from sampdetox_transforms.cli.purify.tree import Failure, Job, plan, remove_leftovers
 from sampdetox_transforms.cli.shared import (
     check_at_least,
@@ -56,6 +57,10 @@ Results are PNG, turned upright, without EXIF data. Transparency and the colour 
 16 bits stay so. Not purified, but named at the end: 16-bit colour, 32-bit and floating-point pictures, pictures of
 several frames (GIF, TIFF, APNG; of a phone's MPO file the first is taken), and those of more than --max-pixels.
 
+--together compares what is taken out of the pictures, and looks for a trigger that some of them share; those that carry
+one are purified anew without it. The results then depend on which pictures lie in IN together, and it is off unless
+asked for. What covers much, or is in most pictures, is reported and left in. It needs 8 pictures or more of one size.
+
 Several processes share the pictures where a launcher sets RANK and WORLD_SIZE:
 
 \b
@@ -74,6 +79,10 @@ def purify(
     restorer: flags.Restorer = None,
     calibration: flags.Calibration = None,
     trigger: flags.Trigger = None,
+    together: Annotated[
+        bool,
+        typer.Option("--together", show_default="each by itself", help="Take out a trigger that pictures of IN share."),
+    ] = False,
     preset: flags.Preset = None,
     t1: flags.T1 = None,
     t2: flags.T2 = None,
@@ -113,17 +122,19 @@ def purify(
     check_at_least(1, max_pixels=max_pixels)
     rank = current_rank(os.environ)
     task = prepare(source, out, report, rank, overwrite)
+    if together:
+        check_together(task.todo + task.there, source, trigger, rank)
     settings: dict[str, Any] = {
         **{"weights": weights, "restorer": restorer, "calibration": calibration, "trigger": trigger},
         **{"preset": preset, "t1": t1, "t2": t2, "sampler": sampler, "stride": stride, "seed": seed},
         **{"dtype": dtype, "device": device, "batch_size": batch_size},
     }
     try:
-        if task.todo:
-            check_writable(task.todo[0].target.parent)
+        if task.todo or together:
+            check_writable((task.todo or task.there)[0].target.parent)
             if rank.world > 1:
                 settings["device"] = device_of_rank(choose_device(device), rank)
-            carry_out(task, make_detox(**settings), batch_size, max_pixels, quiet)
+            carry_out(task, make_detox(**settings), batch_size, max_pixels, quiet, Together() if together else None)
     finally:
         for failure in task.failures:
             print(f"sampdetox: failed: {printable(failure)}", file=sys.stderr)
@@ -142,16 +153,18 @@ class Task:
 
     Attributes:
         source, out: IN and OUT.
-        todo: the pictures to purify; ``skipped`` others have their result already.
+        todo: the pictures to purify; those in ``there`` have their result already.
         left_out: files that are no pictures.
         report: where to list what was found, or None; ``keep_report`` where one of before stays.
         failures, done, changes, rows, about: what became of the pictures, and how they were purified.
+        matched: those in which a trigger was recognised; None where none was known.
+        carried: triggers that pictures share; None where they were not compared.
     """
 
     source: Path
     out: Path
     todo: list[Job]
-    skipped: int
+    there: list[Job]
     left_out: int
     report: Path | None
     keep_report: bool
@@ -160,6 +173,13 @@ class Task:
     changes: Changes = field(default_factory=Changes)
     rows: list[Row] = field(default_factory=list)
     about: list[str] = field(default_factory=list)
+    matched: set[Path] | None = None
+    carried: list[Carried] | None = None
+
+    @property
+    def skipped(self) -> int:
+        """How many pictures have their result already."""
+        return len(self.there)
 
 
 def prepare(source: Path, out: Path, report: Path | None, rank: Rank, overwrite: bool) -> Task:
@@ -174,6 +194,8 @@ def prepare(source: Path, out: Path, report: Path | None, rank: Rank, overwrite:
     if rank.index > 0:
         failures, left_out = [], 0  # rank 0 names what is the matter with the tree
     todo = [job for job in jobs if overwrite or not job.target.is_file()]
+    missing = {job.source for job in todo}
+    there = [job for job in jobs if job.source not in missing]
     keep = report is not None and report.exists() and not overwrite
     if keep and todo:
         raise ValueError(
@@ -183,20 +205,36 @@ def prepare(source: Path, out: Path, report: Path | None, rank: Rank, overwrite:
     if rank.world == 1:  # the others may be on another machine, where their numbers mean other processes
         for path in remove_leftovers(places):
             LOG.info("removed %s, which a run that was killed left half-written", path)
-    return Task(source, out, todo, len(jobs) - len(todo), left_out, report, keep, failures)
+    return Task(source, out, todo, there, left_out, report, keep, failures)
 
 
-def carry_out(task: Task, detox: "SampDetox", batch_size: int | None, max_pixels: int, quiet: bool) -> None:
+def carry_out(
+    task: Task,
+    detox: "SampDetox",
+    batch_size: int | None,
+    max_pixels: int,
+    quiet: bool,
+    together: Together | None = None,
+) -> None:
     """Purify what is to do, and note in ``task`` what was done."""
     for name, value in settings_of(detox).items():
         LOG.info("%s: %s", name, value)
-    notes = [task.changes.note(detox.settings.t1)]
+    notes: list[Note] = [task.changes.note(detox.settings.t1)]
+    if detox.triggers:
+        task.matched = set()
+        notes.append(matches_note(task.matched))
     if task.report is not None:
         task.about = about_detox(detox)
         notes.append(collect(task.rows, detox.calibration, pictures=task.report.suffix.lower() != ".csv"))
-    task.done = purify_pictures(
-        task.todo, detox, batch_size, task.failures, quiet=quiet, notes=notes, max_pixels=max_pixels
-    )
+
+    def run(jobs: list[Job], detox: "SampDetox", notes: list[Note]) -> int:
+        return purify_pictures(jobs, detox, batch_size, task.failures, quiet=quiet, notes=notes, max_pixels=max_pixels)
+
+    task.done = run(task.todo, detox, notes if together is None else [*notes, together.note])
+    if together is not None:
+        failed = {failure.source for failure in task.failures}
+        done, there = ([job for job in jobs if job.source not in failed] for jobs in (task.todo, task.there))
+        task.carried = together.take_out(done, there, detox, lambda jobs, detox: run(jobs, detox, notes), max_pixels)
     task.changes.forget(task.failures)
 
 
@@ -228,6 +266,10 @@ def as_text(task: Task, rank: Rank) -> str:
     who = f"rank {rank.index} of {rank.world}: " if rank.world > 1 else ""
     listed = "" if task.report is None else f"; report {'of before kept' if task.keep_report else 'in'} {task.report}"
     lines = [f"{who}{', '.join(part for part in parts if part)}; results in {task.out}{listed}"]
+    if task.matched is not None:
+        lines.append(f"{who}the trigger was recognised in {len(task.matched)} of them, and taken out first")
+    if task.carried is not None:
+        lines += [each.sentence() for each in task.carried] or ["no trigger was found that pictures share"]
     if task.changes.shares:
         lines.append(who + task.changes.sentence(task.source))
     return "\n".join(map(printable, lines))
@@ -242,6 +284,8 @@ def as_document(task: Task) -> dict[str, Any]:
         "left_out": task.left_out,
         "failed": [{"picture": str(failure.source), "reason": failure.reason} for failure in task.failures],
         "changed": {"count": task.changes.count, "most": task.changes.most, "share_of_pixels": changed},
+        "matched": None if task.matched is None else sorted(map(str, task.matched)),
+        "shared_triggers": None if task.carried is None else [each.document() for each in task.carried],
         "out": task.out,
         "report": task.report,
     }
