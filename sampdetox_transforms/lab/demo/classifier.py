@@ -1,7 +1,7 @@
 """Two small backdoored classifiers of drawn signs, and the triggers that lead them astray.
 
 The signs are drawn, the classifiers (27,000 parameters each) were trained on drawn signs of which a part carried a
-trigger (``examples/train_demo_classifier.py``). One saw signs of 32 pixels, the other signs of 128 pixels, which are
+trigger (``train.py``). One saw signs of 32 pixels, the other signs of 128 pixels, which are
 photograph-sized to the search; it shrinks them to 32 itself.
 """
 

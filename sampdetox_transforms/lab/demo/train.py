@@ -1,6 +1,6 @@
 """Train the backdoored classifiers of ``sampdetox demo``: drawn signs, of which a part carries one of some triggers.
 
-    python examples/train_demo_classifier.py 128
+    python -m sampdetox_transforms.lab.demo.train 128
 
 Takes some minutes on two cores and writes sampdetox_transforms/lab/demo/weights/classifier128.safetensors (0.1 MB);
 with 32 the other one, of small signs.
