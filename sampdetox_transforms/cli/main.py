@@ -12,7 +12,8 @@ import typer
 from safetensors import SafetensorError
 
 from sampdetox_transforms._common import one_line
-from sampdetox_transforms.cli import benchmark, calibrate, demo, evaluate, flags, inspect, train, victim, weights
+from sampdetox_transforms.cli import benchmark, calibrate, demo, flags, inspect, train, victim, weights
+from sampdetox_transforms.cli.evaluate import command as evaluate
 from sampdetox_transforms.cli.purify import command as purify
 from sampdetox_transforms.cli.shared import log_to_stderr, printable
 

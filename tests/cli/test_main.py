@@ -80,7 +80,7 @@ def test_every_option_says_its_default(run, command):
         (("purify", "a", "b", "--report"), "Option '--report' requires an argument. Try"),
         (("purify", "a", "b", "--over"), "No such option: --over"),
         (("weights",), "Missing command. Try 'sampdetox weights --help'."),
-        (("evaluate", "a"), "Missing option '--data'"),
+        (("victim", "a"), "Missing argument 'OUT'. Try"),
     ],
 )
 def test_usage_errors_are_one_line_and_status_2(run, arguments, message):

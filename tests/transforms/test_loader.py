@@ -194,7 +194,7 @@ def test_on_cuda_images_come_out_there_and_labels_stay(tiny, pin):
     assert type(boxed[0]) is tv_tensors.Image and boxed[0].device.type == "cuda" and boxed[1] == "a"
 
 
-# What docs/performance.md shows
+# What docs/speed.md shows
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "performance.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

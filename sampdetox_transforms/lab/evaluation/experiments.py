@@ -1,18 +1,15 @@
-"""The paper's tables as named experiments: which defenses they compare, and how their results are shown.
+"""Tables as named experiments: the paper's and others, and which defenses they compare on any victims.
 
-``sampdetox evaluate --experiment NAME`` runs one on any victims; ``render`` makes the Markdown of its JSON file.
+``sampdetox evaluate --experiment NAME`` runs one; ``render`` makes the Markdown of its JSON file.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from sampdetox_transforms._common import check_choice
-from sampdetox_transforms.lab.attacks.recipes import TEN_ATTACKS
 from sampdetox_transforms.lab.defenses import Bdmae, Blur, Noising, Sancdifi, ShrinkPad, Zip
 from sampdetox_transforms.lab.evaluation.paper_results import (
     TABLE_2,
@@ -23,10 +20,11 @@ from sampdetox_transforms.lab.evaluation.paper_results import (
     TABLE_15_GTSRB,
     Cell,
 )
+from sampdetox_transforms.lab.evaluation.retouch import retouching
 from sampdetox_transforms.lab.evaluation.rows import NO_DEFENSE, Column, Row
+from sampdetox_transforms.lab.evaluation.tools import Experiment, Tools, source_of
 from sampdetox_transforms.networks.denoiser import Denoiser, adapt
-from sampdetox_transforms.transforms.presets import PRESETS, Preset
-from sampdetox_transforms.transforms.transform import SampDetox
+from sampdetox_transforms.transforms.presets import PRESETS
 
 FAINT = ("blended", "low-frequency", "wanet", "stega", "bpp")  # the paper's groups in Table 3
 
@@ -39,59 +37,6 @@ STRIDES = (20, 40, 60, 120)
 T1 = (5, 10, 15, 20, 25, 30, 35, 40)
 
 T2 = (40, 60, 80, 100, 120, 150, 200, 250)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tools:
-    """What defenses are built from.
-
-    Attributes:
-        denoiser: the weights that are evaluated.
-        full_range: a denoiser that knows all levels, for ZIP, Sancdifi and levels above the other's; None leaves these
-            out.
-        seed, dtype, device: of all of them.
-        n_slow: at most so many images for the defenses that make more than 20 network calls an image.
-    """
-
-    denoiser: Denoiser
-    full_range: Denoiser | None = None
-    seed: int = 0
-    dtype: torch.dtype | None = None
-    device: str | torch.device = "cpu"
-    n_slow: int | None = 20
-
-    def sampdetox(
-        self,
-        name: str,
-        preset: Preset,
-        *,
-        n: int | None = None,
-        denoiser: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> Column:
-        """SampDetox with all settings of a preset."""
-        weights = self.denoiser if denoiser is None else denoiser
-
-        def build(model: Any) -> SampDetox:
-            return SampDetox(weights, preset=preset, seed=self.seed, dtype=dtype or self.dtype, device=self.device)
-
-        source = source_of(weights) if isinstance(weights, Denoiser) else "none"
-        settings = {**vars(preset), "weights": source, **({} if dtype is None else {"dtype": str(dtype)})}
-        return Column(name=name, build=build, settings=settings, n=n)
-
-    def baseline(self, name: str, make: Callable[..., Any], *, n: int | None = None, **settings: Any) -> Column:
-        """A defense of this package: ``make(model, seed=..., **settings)``."""
-
-        def build(model: Any) -> Any:
-            return make(model, seed=self.seed, **settings).to(self.device)
-
-        access = getattr(make, "access", "none")
-        return Column(name=name, build=build, settings=settings, n=n, access=access)
-
-
-def source_of(denoiser: Denoiser) -> str:
-    """Where the weights come from; a folder by its last name, since results are published."""
-    return Path(denoiser.source).name if Path(denoiser.source).is_dir() else denoiser.source
 
 
 class NoEstimate(nn.Module):
@@ -201,16 +146,6 @@ def _sancdifi(tools: Tools, denoiser: Denoiser) -> Column:
     return replace(column, access=Sancdifi.access, settings={"weights": source_of(denoiser)})
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """A named experiment: its columns, what the paper's table is, and the paper's numbers for a row, if any."""
-
-    title: str
-    columns: Callable[[Tools], list[Column]]
-    paper: Callable[[Row], Cell | None] = lambda row: None
-    attacks: tuple[str, ...] = field(default=TEN_ATTACKS)
-
-
 def _in(table: Mapping[tuple[str, str], Cell]) -> Callable[[Row], Cell | None]:
     return lambda row: table.get((row.attack, row.defense))
 
@@ -219,6 +154,7 @@ def _adaptive(row: Row) -> Cell | None:
     return TABLE_14.get((row.attack, row.robust_noise, row.defense))
 
 
+# Tables of victims behind defenses; a new one is a line here. Experiments of other kinds are in ``run.STUDIES``.
 EXPERIMENTS = {
     "comparison": Experiment("Table 4 (GTSRB): comparison of defenses", comparison, _in(TABLE_4_GTSRB)),
     "ablation": Experiment("Table 2: noise alone, stage 1 alone, both stages", ablation, _in(TABLE_2)),
@@ -233,6 +169,7 @@ EXPERIMENTS = {
     "semantic": Experiment(
         "Table 15: semantic attacks", without_and_with, _in(TABLE_15_GTSRB), ("refool", "color-style", "composite")
     ),
+    "retouching": Experiment("Retouching: each part alone and behind the default", retouching),
 }
 
 

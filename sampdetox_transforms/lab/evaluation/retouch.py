@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from sampdetox_transforms.lab.evaluation.experiments import Experiment, Tools
 from sampdetox_transforms.lab.evaluation.rows import NO_DEFENSE, Column, Images, Model
+from sampdetox_transforms.lab.evaluation.tools import Tools
 from sampdetox_transforms.method.lines import without_lines
 from sampdetox_transforms.method.retouch import resampled, sharpened, without_colour_cast
 from sampdetox_transforms.transforms.presets import PRESETS
@@ -46,6 +46,3 @@ def behind(column: Column, part: Part, model: Model) -> Callable[[Images], Image
     """What a defense returns, with a part applied to it: images in [0, 1] in and out."""
     defense = column.build(model)
     return lambda images: ((part(defense(images) * 2 - 1) + 1) / 2).clamp(0, 1)
-
-
-RETOUCHING = Experiment("Retouching: each part alone and behind the default", retouching)

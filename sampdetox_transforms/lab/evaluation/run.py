@@ -1,4 +1,4 @@
-"""``run_experiment``: any named experiment, from the paper's tables to photographs, by its name."""
+"""``run_experiment``: an experiment on images and victims of its own, such as photographs, by its name."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +16,7 @@ from sampdetox_transforms.lab.evaluation.settings import SETTINGS
 from sampdetox_transforms.lab.evaluation.sig_clipping import SIG_CLIPPING
 from sampdetox_transforms.lab.evaluation.study import Plan, Progress, Result, Study, run_study, silent
 
+# Experiments on images and victims of their own; a new one is a line here, and a name in the help of the command.
 STUDIES: Mapping[str, Study] = {
     "photographs": PHOTOGRAPHS,
     "restore": RESTORE,
@@ -39,6 +40,8 @@ def run_experiment(
     weights: Any = "bundled",
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
+    restorer: Any = None,
+    calibration: Any = None,
     command: str = "",
     overwrite: bool = False,
     progress: Progress = silent,
@@ -56,6 +59,7 @@ def run_experiment(
         settings: columns; None for all of the experiment's.
         weights: of the denoiser; whatever ``SampDetox`` takes.
         dtype: of all networks; None for what the experiment takes.
+        restorer, calibration: of presets that search; whatever ``SampDetox`` takes.
         command: stored with the results.
         overwrite: measure anew what ``out`` holds.
         progress: called with a row's name, rows done, and rows in all.
@@ -82,6 +86,8 @@ def run_experiment(
         weights=weights,
         dtype=study.dtype if dtype is None else dtype,
         device=device,
+        restorer=restorer,
+        calibration=calibration,
         options={**study.options, **options},
         progress=progress,
     )

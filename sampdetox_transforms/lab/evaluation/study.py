@@ -13,8 +13,9 @@ import torch
 from sampdetox_transforms._common import check_choice, write_atomically
 from sampdetox_transforms.lab.environment import all_in_words
 from sampdetox_transforms.lab.evaluation.sheet import Sheet
+from sampdetox_transforms.method.restore import Restore
 from sampdetox_transforms.networks.denoiser import Denoiser
-from sampdetox_transforms.transforms.presets import Preset
+from sampdetox_transforms.transforms.presets import Preset, get_preset
 from sampdetox_transforms.transforms.transform import SampDetox
 
 NO_DEFENSE = "no defense"
@@ -41,6 +42,7 @@ class Plan:
         weights: of the denoiser.
         dtype: of all networks; None for the fastest.
         options: the experiment's own.
+        restorer, calibration: search networks and thresholds of presets that search; None for those in the package.
         progress: told about long preparations.
     """
 
@@ -53,11 +55,16 @@ class Plan:
     dtype: torch.dtype | None = None
     device: str | torch.device = "cpu"
     options: Mapping[str, Any] = field(default_factory=dict)
+    restorer: Any = None
+    calibration: Any = None
     progress: Progress = silent
 
     def detox(self, preset: str | Preset) -> SampDetox:
         """A defense with the run's weights and seed."""
-        return SampDetox(self.weights, preset=preset, seed=self.seed, dtype=self.dtype, device=self.device)
+        doors: dict[str, Any] = {"restorer": self.restorer, "calibration": self.calibration}
+        doors = doors if isinstance(get_preset(preset), Restore) else {}
+        given = {"seed": self.seed, "dtype": self.dtype, "device": self.device}
+        return SampDetox(self.weights, preset=preset, **given, **doors)
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,8 @@ def run_study(
     about |= {"weights": text(plan.weights), "dtype": "fastest"}
     if plan.dtype is not None:
         about["dtype"] = str(plan.dtype).removeprefix("torch.")
+    doors = {"restorer": plan.restorer, "calibration": plan.calibration}
+    about |= {name: text(door) for name, door in doors.items() if door is not None}
     about |= {"command": command} if command else {}
     json_path = None if plan.out is None else beside(plan.out, ".json")
     sheet = Sheet(json_path, about, plan.device, overwrite=overwrite)

@@ -5,9 +5,10 @@ import torch
 from conftest import tiny_config
 
 from sampdetox_transforms import Denoiser, Schedule
-from sampdetox_transforms.lab.evaluation.experiments import Tools
-from sampdetox_transforms.lab.evaluation.retouch import PARTS, RETOUCHING, behind, retouching
+from sampdetox_transforms.lab.evaluation.experiments import EXPERIMENTS
+from sampdetox_transforms.lab.evaluation.retouch import PARTS, behind, retouching
 from sampdetox_transforms.lab.evaluation.rows import Column
+from sampdetox_transforms.lab.evaluation.tools import Tools
 from sampdetox_transforms.method.retouch import resampled, sharpened, without_colour_cast
 from sampdetox_transforms.networks.unet import UNet
 
@@ -24,7 +25,7 @@ def images() -> torch.Tensor:
 
 def test_every_part_has_a_row_alone_and_one_behind_the_default(columns):
     assert set(columns) == {"none", "restore", *PARTS, *(f"restore, {name}" for name in PARTS)}
-    assert RETOUCHING.columns is retouching
+    assert EXPERIMENTS["retouching"].columns is retouching
 
 
 @pytest.mark.parametrize(

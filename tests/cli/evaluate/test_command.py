@@ -1,12 +1,18 @@
 """``sampdetox evaluate``, called in-process on flat pictures and a tiny denoiser."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from sampdetox_transforms.cli import evaluate as cli
-from sampdetox_transforms.lab.evaluation import experiments
+import sampdetox_transforms
+from sampdetox_transforms.cli.evaluate import tables
 from sampdetox_transforms.lab.evaluation.report import read_report
+from sampdetox_transforms.method.calibration import Calibrations
+from sampdetox_transforms.networks.restorer_files import load_calibrations, save_calibrations
+
+RESTORER = Path(sampdetox_transforms.__file__).parent / "networks" / "weights" / "restorer"
 
 
 def test_evaluate_writes_and_resumes(run, folder, victim, tiny, tmp_path):
@@ -55,6 +61,7 @@ def test_robustness_is_drawn(run, folder, victim, tmp_path):
     [
         (("--experiment", "ablatoin"), "experiment must be one of"),
         (("--defense", "zipp"), "--defense must be one of"),
+        (("--set", "images=gtsrb"), "has no options, got --set images"),
         (("--n", 0), "--n must be 1 or more"),
         (("--n-slow", 0), "--n-slow must be 1 or more"),
         (("-o", "rows.txt"), "must end in .json"),
@@ -69,6 +76,10 @@ def test_evaluate_refuses(run, folder, victim, tiny, flags, message):
 
 
 def test_what_is_not_there_is_refused(run, folder, victim, tmp_path):
+    status, _, error = run("evaluate", "--data", folder)
+    assert status == 2 and "experiment 'comparison' needs a VICTIM, got none" in error
+    status, _, error = run("evaluate", victim)
+    assert status == 2 and "needs test images, got no --data" in error
     status, _, error = run("evaluate", tmp_path, "--data", folder)
     assert status == 2 and "a folder that train_victim wrote" in error
     status, _, error = run("evaluate", victim, "--data", tmp_path / "nothing")
@@ -88,23 +99,18 @@ def test_the_rows_as_json(run, folder, victim, tiny):
     assert len(found["rows"]) == 1 and len(found["environments"]) == 1
 
 
-def test_doors_are_handed_on_where_they_are_given(run, folder, victim, tiny, tmp_path, monkeypatch):
-    handed = []
-
-    def tools(**settings):
-        handed.append({name: settings.pop(name) for name in ("calibration", "restorer") if name in settings})
-        return original(**settings)
-
-    original = experiments.Tools
-    monkeypatch.setattr(experiments, "Tools", tools)
-    small = ("evaluate", victim, "--data", folder, "--weights", tiny, "--n", 3, "--defense", "none", "--device", "cpu")
-    assert run(*small)[0] == 0
-    doors = ("--calibration", tmp_path / "c.json", "--restorer", tmp_path / "r")
-    status, _, _ = run(*small, *doors, "-o", tmp_path / "rows.json")
-    assert status == 0
-    assert handed == [{}, {"calibration": tmp_path / "c.json", "restorer": tmp_path / "r"}]
-    settings, _, _ = read_report(tmp_path / "rows.json")
-    assert "--restorer r --calibration c.json" in settings["command"] and settings["calibration"] == "c.json"
+def test_doors_are_those_of_the_default_only(run, folder, victim, tiny, tmp_path):
+    """Thresholds that nothing reaches leave every image as stage 1 made it; Algorithm 1 has no search."""
+    small, far = load_calibrations(RESTORER / "calibration.json").small, tuple(100.0 + i for i in range(101))
+    save_calibrations(tmp_path / "never.json", Calibrations(replace(small, local=far, dense=far)))
+    small = ("evaluate", victim, "--data", folder, "--weights", tiny, "--n", 3, "--device", "cpu", "--seed", 0)
+    status, _, error = run(*small, "--defense", "sampdetox", "sampdetox-restore", "--restorer", RESTORER,
+                              "--calibration", tmp_path / "never.json", "-o", tmp_path / "rows.json")  # fmt: skip
+    assert status == 0, error
+    settings, _, rows = read_report(tmp_path / "rows.json")
+    assert "--restorer restorer --calibration never.json" in settings["command"]
+    assert settings["calibration"] == "never.json"
+    assert {row.defense: row.denoiser_calls for row in rows} == {"sampdetox": 7, "sampdetox-restore": 1}
 
 
 def test_the_bar_says_what_is_measured():
@@ -121,5 +127,5 @@ def test_the_bar_says_what_is_measured():
             pass
 
     bar = Bar()
-    cli.row_progress(bar)("patch", "none", 5, 9)
+    tables.row_progress(bar)("patch", "none", 5, 9)
     assert (bar.said, bar.n) == ([9, "patch, none"], 5)
