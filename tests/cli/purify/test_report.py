@@ -277,7 +277,6 @@ def test_what_was_skipped_is_counted(run, tree, tmp_path, tiny):
     assert (tmp_path / "3.csv").read_text().strip() == ",".join(COLUMNS)
 
 
-
 def test_a_report_that_cannot_be_written_in_the_end_says_so(run, tree, tmp_path, tiny, monkeypatch):
     real = Path.write_bytes
 
