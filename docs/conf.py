@@ -14,7 +14,7 @@ from docutils.parsers.rst import Directive  # noqa: E402
 import sampdetox_transforms  # noqa: E402
 
 project, author = "sampdetox-transforms", "the authors of sampdetox-transforms"
-copyright = "Apache-2.0"
+copyright = f"{author}; Apache-2.0"
 version = release = sampdetox_transforms.__version__
 
 extensions = [
@@ -36,7 +36,6 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # shapes in signatures are long; the docstrings say them in words
 autodoc_preserve_defaults = True
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
-napoleon_custom_sections = [("Raises", "params_style")]
 napoleon_use_ivar = True
 napoleon_attr_annotations = False
 
@@ -48,6 +47,8 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "download_all_examples": False,
     "show_memory": False,
+    "show_signature": False,
+    "write_computation_times": False,
     "min_reported_time": 0,
     "remove_config_comments": True,
 }
@@ -61,7 +62,7 @@ LINKS = (
 
 
 class Tables(Directive):
-    """All results, each with n, commit, whether the weights are today's, and both files."""
+    """All results, each with n, commit, whether weights and settings are today's, and both files."""
 
     def run(self) -> list[nodes.Node]:
         table = nodes.table(classes=["results"])
@@ -72,11 +73,12 @@ class Tables(Directive):
         head, body = nodes.thead(), nodes.tbody()
         group += head
         group += body
-        head += _row("results", "images", "commit", "weights", "files")
+        head += _row("results", "images", "commit", "weights, settings", "files")
         for path in sorted(measured.RESULTS.glob("*.json")):
             name, about = path.stem, measured.facts(path.stem)
-            fresh = "today's" if measured.is_fresh(name) else "earlier"
-            row = _row(name, about["n"].removeprefix("n = "), about["commits"][0] if about["commits"] else "", fresh)
+            old = measured.earlier(name)
+            commit = about["commits"][0] if about["commits"] else ""
+            row = _row(name, about["n"].removeprefix("n = "), commit, f"earlier {old}" if old else "today's")
             row += _files(name)
             body += row
         return [table]
@@ -102,6 +104,10 @@ def _files(name: str) -> nodes.entry:
 
 
 def as_links_of_the_site(app, docname: str, source: list[str]) -> None:
+    if docname == "index":
+        listed = set(source[0].split()) | {"index"}
+        others = sorted(path.stem for path in HERE.glob("*.md") if path.stem not in listed)
+        source[0] = source[0].replace("OTHERS", "\n".join(others))
     for pattern, replacement in LINKS:
         source[0] = pattern.sub(replacement, source[0])
 

@@ -1,4 +1,4 @@
-"""What a page says of a measurement: n, seed, commit, machine, command, and whether the weights have changed since.
+"""What a page says of a measurement: n, seed, commit, machine, command, and what has changed since.
 
     python docs/measured.py            # write these lines into README.md and docs/
     python docs/measured.py --check    # only say which pages have other ones
@@ -24,6 +24,7 @@ FOLDER = "sampdetox_transforms/networks/weights"
 DENOISER = (f"{FOLDER}/bundled/diffusion_pytorch_model.safetensors",)
 SMALL = (*DENOISER, f"{FOLDER}/restorer/restorer.safetensors")
 LARGE = (f"{FOLDER}/restorer/photographs.safetensors",)
+DEFAULT, FIELD = "sampdetox_transforms/method/restore.py", "^    [a-z0-9_]+: [a-z0-9 |]+ = "
 OF_DENOISER = {"ablation", "bundled", "bundled-ddpm", "bundled-train", "levels", "samplers", "strides"}
 WEIGHTS = {f"gtsrb-{name}": DENOISER for name in OF_DENOISER | {"transformations", "robustness"}}
 WEIGHTS |= dict.fromkeys(("speed", "speed-float32", "denoising-psnr", "demo-signs", "profile-ddim"), DENOISER)
@@ -31,19 +32,20 @@ WEIGHTS |= {"gtsrb-lownoise": ()}
 
 # Measured by scripts whose place experiments have taken: what repeats them today.
 CALLS = {
-    "adaptive-patch": 'run_experiment("adaptive-patch", n=300)',
-    "denoising-psnr": 'run_experiment("denoising")',
-    "gtsrb-bundled": 'run_experiment("settings", n=500)',
-    "gtsrb-bundled-ddpm": 'run_experiment("settings", n=500, n_ddpm=50)',
-    "gtsrb-bundled-train": 'run_experiment("settings", n=300, split="train")',
-    "gtsrb-lownoise": 'run_experiment("settings", n=200, weights="models/denoiser-lownoise-32")',
-    "public-classifiers": 'run_experiment("restore", n=500)',
-    "relabel": 'run_experiment("relabel", victims=("badnets", "trojannn"))',
-    "restore-ablation": 'run_experiment("restore-ablation", n=40, patch_victim="patches.safetensors")',
-    "restore-ablation-attacks": 'run_experiment("restore-ablation", n=100, victims=(...))',
-    "restore-cifar10": 'run_experiment("restore", n=509, images="cifar10", patch_victim="patches.safetensors")',
-    "restore-cifar10-attacks": 'run_experiment("restore", n=509, images="cifar10", victims=(...))',
-    "restore-patches": 'run_experiment("restore", n=500, patch_victim="patches.safetensors")',
+    "adaptive-patch": "--experiment adaptive-patch --n 300",
+    "denoising-psnr": "--experiment denoising",
+    "gtsrb-bundled": "--experiment settings --n 500",
+    "gtsrb-bundled-ddpm": "--experiment settings --n 500 --set n_ddpm=50",
+    "gtsrb-bundled-train": "--experiment settings --n 300 --set split=train",
+    "gtsrb-lownoise": "--experiment settings --n 200 --weights models/denoiser-lownoise-32",
+    "public-classifiers": "--experiment restore --n 500",
+    "relabel": "badnets trojannn --experiment relabel",
+    "restore-ablation": "--experiment restore-ablation --n 40 --set patch_victim=patches.safetensors",
+    "restore-ablation-attacks": "badnets sig blended bpp stega --experiment restore-ablation --n 100",
+    "restore-cifar10": "--experiment restore --n 509 --set images=cifar10 patch_victim=patches.safetensors",
+    "restore-cifar10-attacks": "badnets sig trojannn input-aware blended low-frequency wanet stega bpp "
+    "--experiment restore --n 509 --set images=cifar10",
+    "restore-patches": "--experiment restore --n 500 --set patch_victim=patches.safetensors",
 }
 
 
@@ -55,7 +57,8 @@ def line(name: str) -> str:
     links = ", ".join(
         f"[{kind}]({{docs}}results/{name}.{kind})" for kind in ("md", "json") if path(name, kind).exists()
     )
-    return f"({words} Full table: {links}.{'' if is_fresh(name) else ' **Measured with earlier weights.**'})"
+    old = earlier(name)
+    return f"({words} Full table: {links}.{f' **Measured with earlier {old}.**' if old else ''})"
 
 
 def facts(name: str) -> dict[str, Any]:
@@ -67,7 +70,8 @@ def facts(name: str) -> dict[str, Any]:
     commits = [environment["commit"] for environment in made if environment.get("commit")]
     last = re.search(r"\(((?:[0-9a-f]{7}\+?(?:, )?)+)\)", under)
     commits = commits or (last[1].split(", ") if last else [])
-    ran = CALLS.get(name) or settings.get("command") or _first(r"`([^`]+)`", under)
+    today = f"sampdetox evaluate {CALLS[name]}" if name in CALLS else ""
+    ran = today or settings.get("command") or _first(r"`([^`]+)`", under)
     hardware = made[-1].get("hardware") or settings.get("hardware") or _first(r"(AMD [^;]*threads)", under)
     return {
         "n": f"n = {settings['n']}" if "n" in settings else "",
@@ -78,13 +82,16 @@ def facts(name: str) -> dict[str, Any]:
     }
 
 
-def is_fresh(name: str) -> bool:
-    """Whether a result was measured with the weights that are here; also where git does not know."""
+def earlier(name: str) -> str:
+    """What has changed since: "weights", "settings", both, or nothing; nothing also where git does not know."""
     commits = facts(name)["commits"]
     weights = WEIGHTS.get(name, LARGE if name.startswith("photographs") else SMALL)
-    introduced = [_introduced(file) for file in weights if (ROOT / file).exists()]
-    known = [commit for commit in introduced if commit]
-    return all(any(_holds(measured, commit) for measured in commits) for commit in known) if commits else True
+    if not commits or not has_history():
+        return ""
+    since = {"weights": [_introduced(file) for file in weights if (ROOT / file).exists()]}
+    since["settings"] = [] if weights in ((), DENOISER) else [_settled()]
+    old = [what for what, when in since.items() if not all(any(_holds(m, c) for m in commits) for c in when)]
+    return " and ".join(old)
 
 
 def path(name: str, suffix: str = "json") -> Path:
@@ -113,21 +120,29 @@ def _git(*command: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _introduced(file: str) -> str | None:
-    """The commit that this content came with, wherever the file lay then."""
-    blob = _git("hash-object", file)
-    found = _git("log", "--format=%H", f"--find-object={blob}") if blob else None
-    return found.splitlines()[-1] if found else None
+def has_history() -> bool:
+    """Whether git knows all commits: neither an unpacked archive nor a shallow copy."""
+    return _git("rev-parse", "--is-shallow-repository") == "false"
+
+
+def _introduced(file: str) -> str:
+    """The commit that this content came with, wherever the file lay then; "" for what is not committed."""
+    found = _git("log", "--format=%H", f"--find-object={_git('hash-object', file)}")
+    return found.splitlines()[-1] if found else ""
+
+
+def _settled() -> str:
+    """The commit that last changed a setting of the default."""
+    return _git("log", "-1", "--format=%H", f"-G{FIELD}", "--", DEFAULT) or ""
 
 
 def _holds(measured: str, commit: str) -> bool:
     """Whether the tree that was measured had this commit; a changed tree ("+") may have had the next one."""
     base = measured.rstrip("+")
-    if _git("rev-parse", "--quiet", "--verify", f"{base}^{{commit}}") is None:
-        return True  # a copy without history
-    if _git("merge-base", "--is-ancestor", commit, base) is not None:
+    if commit and _git("merge-base", "--is-ancestor", commit, base) is not None:
         return True
-    return measured.endswith("+") and (_git("rev-parse", f"{commit}^") or "").startswith(base)
+    before = _git("rev-parse", f"{commit}^" if commit else "HEAD")
+    return measured.endswith("+") and (before or "").startswith(base)
 
 
 def _newest(commits: list[str]) -> list[str]:
@@ -150,6 +165,8 @@ def _first(pattern: str, text: str) -> str:
 
 
 if __name__ == "__main__":
+    if not has_history():
+        sys.exit("the history of the weights is needed, which this copy does not have" if len(sys.argv) < 2 else 0)
     stale = [page for page in pages() if written(page) != page.read_text()]
     if "--check" in sys.argv:
         sys.exit(f"run python docs/measured.py: {[page.name for page in stale]}" if stale else 0)

@@ -77,11 +77,15 @@ def silent(x_t, t):
     return torch.zeros_like(x_t)
 
 
+# What is done to dense triggers, and to the result, without a network.
+PLAIN = {"t2_fine": None, "colour_gain": 0, "lines": 0}
+
+
 def run(
     x0, networks, *, denoiser=silent, calibrations=CALIBRATIONS, noise=fresh_noise, t1=0, t2=0, stride=20, **settings
 ) -> Purified:
-    """``Restore`` with these settings, one t1 for all sizes."""
-    algorithm = Restore(**{"t1": t1, "t1_large": None, "t2": t2, "stride": stride} | settings)
+    """``Restore`` with these settings, one t1 for all sizes, and nothing retouched unless it is asked for."""
+    algorithm = Restore(**{"t1": t1, "t1_large": None, "t2": t2, "stride": stride, **PLAIN} | settings)
     return algorithm.run(x0, denoiser, LINEAR, networks=networks, calibrations=calibrations, noise=noise)
 
 

@@ -8,6 +8,7 @@ Two ways: among the transforms of a data set, or behind the loader, in whole bat
 # %%
 # **Among the transforms**, a line more. Images must be in [0, 1], so it stands before ``Normalize``.
 
+import matplotlib.pyplot as plt
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.datasets import FakeData
@@ -46,3 +47,12 @@ assert len(loader) == 2
 together = detox(signs[:4])
 one = detox(signs[2])
 print(f"largest difference between alone and in a batch: {float((together[2] - one).abs().max()):.4f}")
+
+figure, axes = plt.subplots(2, 8, figsize=(9, 2.6), layout="constrained")
+for column, (sign, cleaned) in enumerate(zip(signs[32:40], images[:8], strict=True)):
+    axes[0, column].imshow(sign.movedim(0, -1))
+    axes[1, column].imshow(cleaned.movedim(0, -1))
+plt.setp(axes, xticks=[], yticks=[])
+axes[0, 0].set_ylabel("read")
+axes[1, 0].set_ylabel("purified")
+plt.show()

@@ -19,7 +19,7 @@ from sampdetox_transforms.method.restore import Restore
 from sampdetox_transforms.method.retouch import without_colour_cast
 
 detox = SampDetox("bundled", seed=0)
-clean, labels = draw_signs(200, seed=7)
+clean, labels = draw_signs(120, seed=7)
 
 
 def flagged(images):
@@ -58,7 +58,7 @@ def purify(images, dose):
     return SampDetox("bundled", preset=Restore(t1=dose.t1), calibration=thresholds, seed=0)(images)
 
 
-some = {name: CANDIDATES[name][:3] for name in ("false_alarm_rate", "t1")}
+some = {name: CANDIDATES[name][:2] for name in ("false_alarm_rate", "t1")}
 with torch.no_grad():
     found = fit_to_classifier(load_classifier(), purify, clean[:100], budget=0.03, candidates=some)
 print(found)

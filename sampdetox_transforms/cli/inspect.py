@@ -7,6 +7,7 @@ import typer
 
 from sampdetox_transforms.cli import flags
 from sampdetox_transforms.cli.purify.files import MAX_PIXELS, Picture, read_picture
+from sampdetox_transforms.cli.purify.rows import retouched_in_words
 from sampdetox_transforms.cli.shared import (
     check_at_least,
     check_writable,
@@ -109,6 +110,7 @@ def measure(detox: "SampDetox", pixels: "Tensor", explained: "Explanation") -> d
             "clean_pictures_as_suspicious": rate,
             "treated": rate < detox.calibration.false_alarm_rate,
             "filled": explained.found.mask.double().mean().item(),
+            "retouched": retouched_in_words(explained),
         }
     return {
         **searched,
@@ -136,6 +138,7 @@ def in_words(found: dict[str, Any], t2: float) -> dict[str, str]:
         rate = found["clean_pictures_as_suspicious"]
         searched["suspicion"] = f"{rate:.2%} of clean pictures look at least as suspicious: {treated}"
         searched["filled"] = share("filled")
+        searched["retouched"] = found["retouched"] or "nothing"
     return {
         **searched,
         "sigma1": f"{sigma('sigma1')}, whole picture",

@@ -2,8 +2,8 @@
 
 A small patch keeps its mean under the noise of Algorithm 1's local stage, and the denoiser rebuilds it. Here search
 networks say which pixels do not belong; they are filled from those around them, without any information from inside,
-and looked at again. A trigger all over the image leaves nothing to fill from: the networks' estimate of the image
-without it, and a higher noise level, take its place. Pure functions on (b, c, h, w) tensors in [-1, 1].
+and looked at again. A trigger all over the image leaves nothing to fill from: ``dense.py`` says what takes its place.
+Pure functions on (b, c, h, w) tensors in [-1, 1].
 """
 
 from dataclasses import dataclass
@@ -15,55 +15,25 @@ from torch import Tensor
 
 from sampdetox_transforms.method.calibration import Calibration, Calibrations
 from sampdetox_transforms.method.checks import check_levels, check_numbers, check_walk, step_of
+from sampdetox_transforms.method.dense import DenseAnswer, answer_dense, lightened
+from sampdetox_transforms.method.look import Look, look
 from sampdetox_transforms.method.noise import fresh_noise, subset
-from sampdetox_transforms.method.result import Found, Purified
+from sampdetox_transforms.method.result import Found, Purified, Retouched
+from sampdetox_transforms.method.retouch import colour_amount, resampled, sharpened, without_colour_cast
 from sampdetox_transforms.method.sampdetox import global_stage
 from sampdetox_transforms.method.samplers import Denoiser, Noise, grid
 from sampdetox_transforms.method.schedule import Schedule
-from sampdetox_transforms.method.search import (
-    Answer,
-    SearchNetworks,
-    dilate,
-    enlarge,
-    enlarge_map,
-    local_suspicion,
-    locate,
-    shrink,
-)
+from sampdetox_transforms.method.search import SearchNetworks, dilate, enlarge, enlarge_map, locate
 
 SMALL = 48  # pixels of the shorter side up to which an image is small: ``t1`` is its level, ``t1_large`` of others
 
 
-class Look(NamedTuple):
-    """What was seen in a batch.
-
-    Attributes:
-        x: (b, c, h, w), the images at the size at which they were looked at.
-        shrunk: whether that is not their own.
-        answer: what the networks say of them.
-        p_value: (b,), the share of clean images that look at least as suspicious.
-        alarms: (b, 2), whether they are taken for images with a local trigger, with a dense one.
-    """
-
-    x: Float[Tensor, "b c h w"]
-    shrunk: bool
-    answer: Answer
-    p_value: Float[Tensor, " b"]
-    alarms: Bool[Tensor, "b 2"]
-
-    def only(self, index: Int[Tensor, " n"]) -> "Look":
-        """What was seen in some of the images."""
-        local, dense, image = self.answer
-        answer = Answer(local[index], dense[index], image if image is None else image[index])
-        return Look(self.x[index], self.shrunk, answer, self.p_value[index], self.alarms[index])
-
-
 class Removal(NamedTuple):
-    """Images with their triggers taken out: (b, c, h, w), the filled pixels, whether dense, and the network calls."""
+    """Images with their triggers taken out, the filled pixels, the answer to dense triggers, and the network calls."""
 
     x: Float[Tensor, "b c h w"]
     mask: Bool[Tensor, "b 1 h w"]
-    dense: Bool[Tensor, " b"]
+    dense: DenseAnswer
     calls: Int[Tensor, " b"]
 
 
@@ -77,12 +47,24 @@ class Restore:
             as well.
         t1_large: the same for larger ones, in which less noise hides as much; None for ``t1``.
         t2: the level for images with a dense trigger, after the networks' estimate has taken their place.
+        t2_fine: the same where what the estimate takes is fine detail, as noise or a wave, which drowns in less noise;
+            at most t2, None for ``t2``.
         looks: how often an image with a trigger is looked at, filled before each further look.
         largest: share of the pixels from which on a mask is too large to be filled; the trigger counts as dense.
         gain: how much of the estimate is taken from images that are not flagged, see ``lightened``; 0 for nothing.
+        colour: share in [0, 1] of the smooth colour that every image loses before diffusion, ``without_colour_cast``
+            (Buchsbaum 1980; a smooth trigger is mostly a cast).
+        colour_gain: images that are not flagged lose all of it from a probability of a dense trigger of 1 / colour_gain
+            on, and less below. Where what the estimate takes is mostly a cast, the image itself without its cast takes
+            its place, at t1. 0 for neither.
+        lines: spectral lines above this ratio are taken out of images with a dense trigger (``without_lines``), where
+            that leaves nothing suspicious: they then get t1. 0 for no such attempt.
+        resample: the result is shrunk by this factor in (0, 1] and enlarged again, against warps; 1 for nothing.
+        sharpness: amount of an unsharp mask after that, ``sharpened``; 0 for none.
 
     Network calls of an image with 2 networks to a look at t1 <= stride: 3 without a trigger; at most 3 * looks + 2 with
-    a local one, and one more for each stride of t2 with a dense one.
+    a local one; with a dense one alone 6, and one for each stride of t2; with both the first, and one for each stride
+    of t2 beyond the first.
 
     Raises:
         TypeError, ValueError: a setting of another kind, or out of range.
@@ -99,19 +81,31 @@ class Restore:
     looks: int = 2
     largest: float = 0.4
     gain: float = 3.0
+    t2_fine: float | None = 20
+    colour: float = 0.0
+    colour_gain: float = 3.0
+    lines: float = 4.0
+    resample: float = 1.0
+    sharpness: float = 0.0
 
     def __post_init__(self) -> None:
         check_walk(self)
-        check_levels(self, "t1", "t2", *(["t1_large"] if self.t1_large is not None else []))
-        check_numbers(self, "looks", "largest", "gain")
+        check_levels(self, "t1", "t2", *(name for name in ("t1_large", "t2_fine") if getattr(self, name) is not None))
+        check_numbers(self, "looks", "largest", "gain", "colour", "colour_gain", "lines", "resample", "sharpness")
         if isinstance(self.looks, float) or self.looks < 1:
             raise ValueError(f"looks must be a whole number of 1 or more, got {self.looks}. 2 is the default.")
         if not 0 <= self.largest <= 1:
             raise ValueError(
                 f"largest must be a share of the pixels in [0, 1], got {self.largest}. 0.4 is the default."
             )
-        if not 0 <= self.gain < float("inf"):
-            raise ValueError(f"gain must be 0 or more, got {self.gain}. 3 is the default, 0 takes nothing.")
+        if not 0 <= self.colour <= 1:
+            raise ValueError(f"colour must be a share in [0, 1], got {self.colour}. 0 takes nothing from every image.")
+        if not 0 < self.resample <= 1:
+            raise ValueError(f"resample must be a factor in (0, 1], got {self.resample}. 1 changes nothing.")
+        for name, default in {"gain": 3, "colour_gain": 3, "lines": 4, "sharpness": 0}.items():
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"{name} must be 0 or more, got {value}. {default} is the default, 0 does nothing.")
 
     @property
     def highest_level(self) -> float:
@@ -140,34 +134,81 @@ class Restore:
         diffuse = Diffusion(self, networks.denoiser(schedule) or denoiser, schedule)
 
         seen = look(x0, networks, calibration)
-        start = enlarge(x0, seen.x, lightened(seen, calibration, self.gain))
+        amount = colour_amount(seen.likely, self.colour, self.colour_gain)
+        start = enlarge(x0, seen.x, self.without_colour(lightened(seen, self.gain), amount))
         stage1 = diffuse(start, t1, noise)
         index = seen.alarms.any(dim=1).nonzero()[:, 0]
-        removed = take_out(seen.only(index), networks, looks=self.looks, largest=self.largest)
+        removed = self.take_out(seen.only(index), networks, calibration)
         mask = enlarge_map(removed.mask.to(x0), x0) > 0
-        filled = enlarge(x0[index], seen.x[index], removed.x, removed.mask)
-        again = diffuse.to_own_levels(filled, t1, removed.dense, subset(noise, index))
+        taken = torch.where(removed.dense.colour, 1.0, self.colour).to(amount)
+        filled = enlarge(x0[index], seen.x[index], self.without_colour(removed.x, taken), removed.mask)
+        again, level, steps = diffuse.to_own_levels(filled, t1, removed.dense, subset(noise, index))
 
-        steps = torch.tensor([len(grid(level, self.stride)) - 1 for level in (t1, self.t2)], device=x0.device)
-        calls = torch.full((len(x0),), networks.calls, device=x0.device) + steps[0]
-        calls = calls.index_add(0, index, removed.calls + steps[removed.dense.long()])
-        of_kind = torch.tensor([t1, self.t2], dtype=torch.float64, device=x0.device)
-        levels = of_kind[removed.dense.long()][:, None, None, None]
+        calls = torch.full((len(x0),), networks.calls + len(grid(t1, self.stride)) - 1, device=x0.device)
+        calls = calls.index_add(0, index, removed.calls + steps)
+        dense = removed.dense.lines | removed.dense.colour | removed.dense.fine | removed.dense.rest
+        nothing = mask.new_zeros((len(x0), *mask.shape[1:]))
+        ones = torch.ones(len(x0), dtype=torch.float64, device=x0.device)
         return Purified(
-            stage1.index_put((index,), again),
+            self.retouched(stage1.index_put((index,), again)),
             stage1,
-            mask.new_zeros((len(x0), *mask.shape[1:]), dtype=torch.float64).index_put((index,), levels.expand_as(mask)),
+            nothing.double().index_put((index,), level[:, None, None, None].expand(mask.shape)),
             calls,
             float(schedule.sigma(t1)),
             float(schedule.sigma(self.t2)),
             found=Found(
                 enlarge_map(seen.answer.local, x0).double().sigmoid(),
-                mask.new_zeros((len(x0), *mask.shape[1:])).index_put((index,), mask),
-                removed.dense.new_zeros(len(x0)).index_put((index,), removed.dense),
+                nothing.index_put((index,), mask),
+                dense.new_zeros(len(x0)).index_put((index,), dense),
                 seen.p_value,
             ),
             lightened=x0 - start,
+            retouched=Retouched(
+                amount.index_put((index,), taken).double() * (x0.shape[1] > 1),
+                dense.new_zeros(len(x0)).index_put((index,), removed.dense.lines),
+                ones * self.resample,
+                ones * self.sharpness,
+            ),
         )
+
+    def without_colour(self, x: Float[Tensor, "b c h w"], amount: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+        """The cast taken away by these amounts; the images themselves where the settings take nothing."""
+        return without_colour_cast(x, amount=amount) if self.colour or self.colour_gain else x
+
+    def retouched(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """What comes after diffusion."""
+        return sharpened(resampled(x, self.resample), self.sharpness)
+
+    def take_out(self, seen: Look, networks: SearchNetworks, calibration: Calibration) -> Removal:
+        """The triggers of flagged images: dense ones are answered by ``dense.py``, located pixels are filled.
+
+        A filled image is looked at again, and filled anew with what still stands out. Once located, pixels stay in the
+        mask, so that no look brings back what an earlier one took out.
+        """
+        if not len(seen.x):
+            nobody, calls = seen.alarms[:, 1], seen.alarms[:, 1].long()
+            return Removal(
+                seen.x, seen.answer.local > 0, DenseAnswer(seen.x, nobody, nobody, nobody, nobody, calls), calls
+            )
+        mask, dense = first_mask(seen, networks, self.largest)
+        answer = answer_dense(
+            seen, dense, mask, networks, calibration, lines=self.lines, colour=self.colour_gain > 0
+        )  # fmt: skip
+        x, calls = answer.x, answer.calls
+        result, index = x, mask.any(dim=(1, 2, 3)).nonzero()[:, 0]
+        for number in range(self.looks):
+            if len(index):
+                result = result.index_put((index,), networks.fill(x[index], mask[index]))
+                calls = calls.index_add(0, index, torch.ones_like(index))
+            if number == self.looks - 1 or not len(index):
+                break
+            more = located(networks.look(result[index]).local, seen.shrunk, networks, number + 1)
+            calls = calls.index_add(0, index, torch.full_like(index, networks.calls))
+            wider = mask[index] | more
+            fits = (wider.float().mean(dim=(1, 2, 3)) <= self.largest) & (more & ~mask[index]).any(dim=(1, 2, 3))
+            index, wider = index[fits], wider[fits]
+            mask = mask.index_put((index,), wider)
+        return Removal(result, mask, answer, calls)
 
 
 class Diffusion(NamedTuple):
@@ -183,65 +224,19 @@ class Diffusion(NamedTuple):
         return global_stage(x, self.denoiser, self.schedule, levels, step_of(self.settings), noise)
 
     def to_own_levels(
-        self, x: Float[Tensor, "b c h w"], t1: float, dense: Bool[Tensor, " b"], noise: Noise
-    ) -> Float[Tensor, "b c h w"]:
-        """The level t1 for filled images, t2 for those with a dense trigger."""
+        self, x: Float[Tensor, "b c h w"], t1: float, dense: DenseAnswer, noise: Noise
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, " b"], Int[Tensor, " b"]]:
+        """Each image at its level, the levels and the network calls: t1 where what was taken out leaves nothing."""
         result = torch.empty_like(x)
-        for these, level in ((~dense, t1), (dense, self.settings.t2)):
+        levels, calls = (x.new_zeros(len(x), dtype=dtype) for dtype in (torch.float64, torch.long))
+        settings = self.settings
+        fine = settings.t2 if settings.t2_fine is None else min(settings.t2_fine, settings.t2)
+        for these, level in ((~(dense.fine | dense.rest), t1), (dense.fine, fine), (dense.rest, settings.t2)):
             index = these.nonzero()[:, 0]
             if len(index):
                 result[index] = self(x[index], level, subset(noise, index))
-        return result
-
-
-def look(x0: Float[Tensor, "b c h w"], networks: SearchNetworks, calibration: Calibration) -> Look:
-    """Ask the networks about every image, at the size that they know."""
-    x = shrink(x0, networks)
-    answer = networks.look(x)
-    p_values = calibration.p_values(local_suspicion(answer.local, networks.window), answer.dense)
-    alarms = p_values.detach() < calibration.false_alarm_rate
-    return Look(x, x.shape[-1] < x0.shape[-1], answer, p_values.amin(dim=1).clamp(max=1), alarms)
-
-
-def lightened(seen: Look, calibration: Calibration, gain: float) -> Float[Tensor, "b c h w"]:
-    """The image with less of a dense trigger, as far as one is likely: x + gain P(trigger) (E[image | trigger] - x).
-
-    More than the estimate takes (gain 3, docs/restore.md has the measurement), as that is a mean over all that the
-    image may be: half of a wave, a quarter of a blended picture. Half of a trigger is often no trigger. P is 1/2 where
-    one clean image in ten is as suspicious. Networks that do not give their estimate with each look take nothing.
-    """
-    if seen.answer.image is None or gain == 0:
-        return seen.x
-    likely = (seen.answer.dense - calibration.doubt).sigmoid()[:, None, None, None]
-    return torch.lerp(seen.x, seen.answer.image, gain * likely).clamp(-1, 1)
-
-
-def take_out(seen: Look, networks: SearchNetworks, *, looks: int, largest: float) -> Removal:
-    """The triggers of flagged images: dense ones give way to the estimate, located pixels are filled.
-
-    A filled image is looked at again, and filled anew with what still stands out. Once located, pixels stay in the
-    mask, so that no look brings back what an earlier one took out.
-    """
-    if not len(seen.x):
-        nobody = seen.alarms[:, 1]
-        return Removal(seen.x, seen.answer.local > 0, nobody, nobody.long())
-    mask, dense = first_mask(seen, networks, largest)
-    x = replaced(seen, dense, networks)
-    calls = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    result, index = x, mask.any(dim=(1, 2, 3)).nonzero()[:, 0]
-    for number in range(looks):
-        if len(index):
-            result = result.index_put((index,), networks.fill(x[index], mask[index]))
-            calls[index] += 1
-        if number == looks - 1 or not len(index):
-            break
-        more = located(networks.look(result[index]).local, seen.shrunk, networks, number + 1)
-        calls[index] += networks.calls
-        wider = mask[index] | more
-        fits = (wider.float().mean(dim=(1, 2, 3)) <= largest) & (more & ~mask[index]).any(dim=(1, 2, 3))
-        index, wider = index[fits], wider[fits]
-        mask = mask.index_put((index,), wider)
-    return Removal(result, mask, dense, calls)
+                levels[index], calls[index] = level, len(grid(level, settings.stride)) - 1
+        return result, levels, calls
 
 
 def first_mask(
@@ -264,11 +259,3 @@ def located(
     """``locate`` at look ``number``, with a margin where the image was shrunk: the mask's edge is then a guess."""
     margin = networks.margins[min(number, len(networks.margins) - 1)]
     return locate(logits, networks, max(margin, shrunk))
-
-
-def replaced(seen: Look, dense: Bool[Tensor, " b"], networks: SearchNetworks) -> Float[Tensor, "b c h w"]:
-    """The networks' estimate of the image in place of those with a dense trigger."""
-    if seen.answer.image is not None:
-        return torch.where(dense[:, None, None, None], seen.answer.image.clamp(-1, 1), seen.x)
-    index = dense.nonzero()[:, 0]
-    return seen.x.index_put((index,), networks.estimate(seen.x[index]).clamp(-1, 1)) if len(index) else seen.x

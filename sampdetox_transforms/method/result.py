@@ -27,6 +27,23 @@ class Found:
 
 
 @dataclass(frozen=True)
+class Retouched:
+    """What else than noise, filling and the networks' estimate changed the images of a batch (``Restore`` only).
+
+    Attributes:
+        colour: (b,), float64, the share of the smooth colour that was taken away, in [0, 1].
+        lines: (b,), whether lines of the spectrum were taken out.
+        resampled: (b,), float64, the factor that the result was shrunk by and enlarged again; 1 for nothing.
+        sharpened: (b,), float64, the amount of the unsharp mask; 0 for none.
+    """
+
+    colour: Float[Tensor, "*b"]
+    lines: Bool[Tensor, "*b"]
+    resampled: Float[Tensor, "*b"]
+    sharpened: Float[Tensor, "*b"]
+
+
+@dataclass(frozen=True)
 class Purified:
     """What an algorithm did.
 
@@ -42,6 +59,7 @@ class Purified:
         found: what the search found; None for an algorithm that does not search.
         lightened: (b, c, h, w), what was taken from the image before the noise of the global stage: image - start, in
             units of [-1, 1]; None for an algorithm that takes nothing.
+        retouched: what was done without a network; None for an algorithm that does nothing of the kind.
     """
 
     image: Float[Tensor, "b c h w"]
@@ -53,6 +71,7 @@ class Purified:
     difference_map: Float[Tensor, "b 1 h w"] | None = None
     found: Found | None = None
     lightened: Float[Tensor, "b c h w"] | None = None
+    retouched: Retouched | None = None
 
 
 def joined(parts: Sequence[Any]) -> Any:
@@ -60,7 +79,7 @@ def joined(parts: Sequence[Any]) -> Any:
     first = parts[0]
     if isinstance(first, Tensor):
         return torch.cat(list(parts))
-    if isinstance(first, (Purified, Found)):
+    if isinstance(first, (Purified, Found, Retouched)):
         names = [field.name for field in fields(first)]
         return type(first)(**{name: joined([getattr(part, name) for part in parts]) for name in names})
     return first

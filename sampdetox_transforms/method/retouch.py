@@ -33,7 +33,7 @@ def without_colour_cast(
     if isinstance(amount, Tensor):
         amount = amount.to(x)[:, None, None, None]
     colour = x - x.mean(dim=1, keepdim=True)
-    return (x - amount * blurred(colour, sigma * min(x.shape[-2:]) / SIDE)).clamp(-1, 1)
+    return (x - amount * smooth(colour, sigma)).clamp(-1, 1)
 
 
 def colour_amount(likely: Float[Tensor, " b"], least: float = 0.5, gain: float = 3.0) -> Float[Tensor, " b"]:
@@ -59,7 +59,7 @@ def mostly_colour(
         return torch.zeros(len(x), dtype=torch.bool, device=x.device)
     change = estimate - x
     colour = change - change.mean(dim=1, keepdim=True)
-    rest = change - blurred(colour, sigma * min(x.shape[-2:]) / SIDE)
+    rest = change - smooth(colour, sigma)
     return energy(change) - energy(rest) > share * energy(change)
 
 
@@ -93,6 +93,26 @@ def sharpened(x: Float[Tensor, "b c h w"], amount: float, sigma: float = 0.8) ->
     It gives back what diffusion and resampling blur; blur itself is what the backdoor of a warp answers to.
     """
     return (x + amount * (x - blurred(x, sigma))).clamp(-1, 1) if amount else x
+
+
+def smooth(x: Float[Tensor, "b c h w"], sigma: float) -> Float[Tensor, "b c h w"]:
+    """``blurred`` by ``sigma`` pixels of an image whose shorter side is 32, as products of matrices.
+
+    A window this wide has hundreds of pixels in a photograph; two products cost less than one network layer.
+    """
+    rows, columns = (_blur_matrix(side, sigma * min(x.shape[-2:]) / SIDE, x) for side in x.shape[-2:])
+    return rows @ x @ columns.mT
+
+
+def _blur_matrix(size: int, sigma: float, like: Tensor) -> Float[Tensor, "n n"]:
+    """(size, size), what each pixel of a line gives to each pixel of the blurred line, with mirrored borders."""
+    radius = max(1, round(3 * sigma))
+    window = gaussian_window(sigma, radius, device=like.device)
+    position = torch.arange(size, device=like.device)[:, None] + torch.arange(-radius, radius + 1, device=like.device)
+    position = position % (2 * size)
+    position = torch.minimum(position, 2 * size - 1 - position)
+    matrix = torch.zeros(size, size, dtype=window.dtype, device=like.device)
+    return matrix.scatter_add(1, position, window.expand_as(position)).to(like.dtype)
 
 
 def blurred(x: Float[Tensor, "b c h w"], sigma: float) -> Float[Tensor, "b c h w"]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sampdetox_transforms.method.restore import Restore
-from sampdetox_transforms.method.result import Found, Purified
+from sampdetox_transforms.method.result import Found, Purified, Retouched
 from sampdetox_transforms.method.schedule import Schedule
 from sampdetox_transforms.transforms.images import Normalisation, from_core, unit_like
 from sampdetox_transforms.transforms.presets import Preset
@@ -33,6 +33,8 @@ class Explanation:
         lightened: (..., c, h, w), what was taken from the image besides noise before the global stage, in units of
             [0, 1]; times 255 in grey levels. It holds what a shared trigger took, and what a dense one that is too
             faint to be flagged may have added. None where nothing is taken.
+        retouched: what was done without a network (``Restore`` only, else None): ``colour``, ``lines``, ``resampled``
+            and ``sharpened``, (...) each.
         matched: (...), whether the shared trigger was recognised and taken out first; None without one.
     """
 
@@ -46,6 +48,7 @@ class Explanation:
     difference_map: Tensor | None = None
     found: Found | None = None
     lightened: Tensor | None = None
+    retouched: Retouched | None = None
     matched: Tensor | None = None
 
 
@@ -63,10 +66,13 @@ def explanation_of(
         values = together(values.unflatten(0, (n // planes, planes))) if planes > 1 else values
         return values.reshape((*lead, *values.shape[1:])).to(tensor.device)
 
-    found, lightened = result.found, result.lightened
+    found, lightened, retouched = result.found, result.lightened, result.retouched
     if found is not None:
         least = shaped(found.p_value, lambda v: v.amin(1))
         found = Found(shaped(found.probability), shaped(found.mask), shaped(found.dense.long()) > 0, least)
+    if retouched is not None:
+        lines, of_all = shaped(retouched.lines.long()) > 0, (retouched.resampled, retouched.sharpened)
+        retouched = Retouched(shaped(retouched.colour), lines, *map(shaped, of_all))
     return Explanation(
         image=from_core(result.image, normalisation, inpt, tensor),
         stage1=from_core(result.stage1, normalisation, inpt, tensor),
@@ -78,6 +84,7 @@ def explanation_of(
         difference_map=None if result.difference_map is None else shaped(result.difference_map),
         found=found,
         lightened=None if lightened is None else unit_like(lightened, tensor).to(tensor.device),
+        retouched=retouched,
     )
 
 
@@ -88,7 +95,8 @@ def nothing_done(x0: Tensor, settings: Preset, schedule: Schedule) -> Purified:
     calls = torch.zeros(0, dtype=torch.long)
     if isinstance(settings, Restore):
         found = Found(empty, empty.bool(), none.bool(), none)
-        return Purified(x0, x0, empty, calls, sigma1, sigma2, found=found, lightened=x0)
+        retouched = Retouched(none, none.bool(), none, none)
+        return Purified(x0, x0, empty, calls, sigma1, sigma2, found=found, lightened=x0, retouched=retouched)
     return Purified(x0, x0, empty, calls, sigma1, sigma2, difference_map=empty)
 
 

@@ -244,6 +244,7 @@ def test_networks_may_bring_their_denoiser_and_give_their_estimate_only_when_it_
     x0 = torch.cat([flat(0, 0, 0), flat(-0.5, 0, 0.5)])
     result = run(x0, Large(), denoiser=foreign, t1=10, noise=torch.zeros_like)
     assert result.found.dense.tolist() == [False, True]
+    assert result.network_calls.tolist() == [1 + 1, 1 + 1 + 1]  # the estimate is one of its own; t2 is 0
     assert torch.equal(result.image[1], flat(*RED)[0]) and not result.lightened.any()
     assert result.image[0].abs().max() > 0
     with pytest.raises(ValueError, match="got none for 'large' images"):

@@ -6,6 +6,7 @@ from contract import HEIGHT, WIDTH, assert_close, assert_same_kind, is_close, pi
 from samples import CALIBRATIONS, WhiteIsForeign, flat, patched
 
 from sampdetox_transforms import SampDetox, Schedule
+from sampdetox_transforms.method.restore import Restore
 from sampdetox_transforms.networks.restorers import Restorers
 
 LINEAR = Schedule.named("linear")
@@ -131,6 +132,18 @@ def test_lightened_is_in_the_same_unit_for_bytes_and_behind_normalize(tiny):
     assert torch.equal(searching(tiny, FaintlyDense()).explain((image * 255).round().byte()).lightened, expected)
     behind = searching(tiny, FaintlyDense(), mean=0.5, std=0.5)
     torch.testing.assert_close(behind.explain(image * 2 - 1).lightened, expected)
+
+
+@pytest.mark.parametrize("lead", [(3,), (1, 3)])
+def test_what_was_done_without_a_network_is_told_of_each_image(tiny, images, lead):
+    preset = Restore(colour=0.25, resample=0.8, sharpness=1.5)
+    told = searching(tiny, preset=preset).explain(images.reshape(*lead, 3, 16, 16)).retouched
+    assert all(value.shape == lead for value in vars(told).values())
+    assert told.colour.flatten()[2] == 1  # a blue image, which the network takes for a red one with a cast
+    assert ((told.colour.flatten()[:2] >= 0.25) & (told.colour.flatten()[:2] < 0.27)).all()
+    assert (told.resampled == 0.8).all() and (told.sharpened == 1.5).all() and told.lines.dtype == torch.bool
+    assert SampDetox(tiny, preset="ddim").explain(images).retouched is None
+    assert searching(tiny).explain(images[:0]).retouched.colour.shape == (0,)
 
 
 def test_the_p_value_is_below_the_rate_exactly_where_an_image_is_treated_by_the_package_itself():

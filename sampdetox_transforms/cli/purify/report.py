@@ -62,7 +62,7 @@ def write_report(report: Path, rows: Sequence[Row], about: Sequence[str], skippe
 
 COLUMNS = (
     *("source", "result", "p_value", "treated", "mask_share", "left", "top", "right", "bottom"),
-    *("network_calls", "largest_change", "mean_change", "failure"),
+    *("network_calls", "retouched", "largest_change", "mean_change", "failure"),
 )
 
 
@@ -80,7 +80,7 @@ def render_csv(rows: Iterable[Row]) -> str:
             (
                 *(safe_path(row.source), safe_path(row.result), row.p_value, treated),
                 *(row.mask_share, *(row.box or (None,) * 4)),
-                *(row.network_calls, row.largest_change, row.mean_change, row.failure),
+                *(row.network_calls, row.retouched, row.largest_change, row.mean_change, row.failure),
             )
         )
     return text.getvalue()

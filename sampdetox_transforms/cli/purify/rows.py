@@ -31,6 +31,7 @@ class Row:
         box: left, top, right, bottom of the mask in pixels, right and bottom exclusive; None for an empty mask.
         network_calls: how often the picture went through a network.
         largest_change, mean_change: between picture and result, in grey levels of 255.
+        retouched: what was done without a network, in words; empty for nothing.
         failure: why there is no result; empty where there is one.
         pictures: PNG files of the original, where it was changed, and the result; none for CSV.
     """
@@ -44,6 +45,7 @@ class Row:
     network_calls: int | None = None
     largest_change: float | None = None
     mean_change: float | None = None
+    retouched: str = ""
     failure: str = ""
     pictures: tuple[bytes, ...] = ()
 
@@ -76,6 +78,9 @@ def pick(explained: "Explanation", index: int) -> "Explanation":
     parts = {name: part(value) for name, value in vars(explained).items()}
     if explained.found is not None:
         parts["found"] = replace(explained.found, **{name: part(v) for name, v in vars(explained.found).items()})
+    if explained.retouched is not None:
+        own = {name: part(v) for name, v in vars(explained.retouched).items()}
+        parts["retouched"] = replace(explained.retouched, **own)
     return replace(explained, **parts)
 
 
@@ -97,6 +102,7 @@ def describe_result(
         source,
         result,
         network_calls=int(explained.network_calls),
+        retouched=retouched_in_words(explained),
         largest_change=change.amax().item(),
         mean_change=change.mean().item(),
         pictures=draw(pixels, explained) if pictures else (),
@@ -111,6 +117,18 @@ def describe_result(
         mask_share=mask.double().mean().item(),
         box=bounding_box(mask[0]),
     )
+
+
+def retouched_in_words(explained: "Explanation") -> str:
+    """What was done to one picture without a network; empty for nothing, and for less than a percent of its colour."""
+    done = explained.retouched
+    if done is None:
+        return ""
+    parts = [f"{done.colour.item():.0%} of the smooth colour taken out"] if done.colour.item() >= 0.01 else []
+    parts += ["lines taken out"] if done.lines.item() else []
+    parts += [f"resampled by {done.resampled.item():g}"] if done.resampled.item() != 1 else []
+    parts += [f"sharpened by {done.sharpened.item():g}"] if done.sharpened.item() else []
+    return ", ".join(parts)
 
 
 def bounding_box(mask: "Tensor") -> tuple[int, int, int, int] | None:

@@ -149,7 +149,7 @@ def test_a_preset_without_search_leaves_its_columns_empty_and_shows_the_map(run,
     run(*command, "--report", tmp_path / "found.csv")
     for row in rows_of(tmp_path / "found.csv"):
         empty = {name for name, value in row.items() if not value}
-        searched = {"p_value", "treated", "mask_share", "left", "top", "right", "bottom"}
+        searched = {"p_value", "treated", "mask_share", "left", "top", "right", "bottom", "retouched"}
         changes = {"result", "network_calls", "largest_change", "mean_change"}
         assert empty == searched | (changes if "b-no" in row["source"] else {"failure"})
     run(*command, "--report", tmp_path / "found.html")
@@ -292,13 +292,13 @@ def test_a_report_that_cannot_be_written_in_the_end_says_so(run, tree, tmp_path,
 
 
 def test_the_page_is_one_file_with_a_table_that_can_be_read_out():
-    row = Row(Path("a.png"), Path("b.png"), 0.01, True, 0.2, (1, 2, 3, 4), 5, 6.0, 0.7)
+    row = Row(Path("a.png"), Path("b.png"), 0.01, True, 0.2, (1, 2, 3, 4), 5, 6.0, 0.7, "lines")
     text = report.render_html([row, Row(Path("c.png"), failure="why & <how>")], about=["5 < 6"], skipped=3)
     page = Page(text)
     assert {head["scope"] for head in page.all("th")} == {"col", "row"}
     assert len(page.all("caption")) == 1 and "5 < 6" in page.text
     assert page.rows[2] == ["c.png", "failed: why & <how>"]
-    assert page.rows[1][5:] == ["1.00 %", "yes", "20.00 %", "1, 2, 3, 4", "5", "6.0", "0.70"]
+    assert page.rows[1][5:] == ["1.00 %", "yes", "20.00 %", "1, 2, 3, 4", "5", "lines", "6.0", "0.70"]
     assert len(page.rows[1]) == len(page.rows[0])
     assert {"name": "color-scheme", "content": "light dark"} in page.all("meta")
     assert not {"script", "link", "iframe", "object", "a"} & {tag for tag, _ in page.elements}

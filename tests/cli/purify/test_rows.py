@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from PIL import Image
 
 from sampdetox_transforms import SampDetox
 from sampdetox_transforms.cli.purify import rows as describing
-from sampdetox_transforms.cli.purify.rows import SHOWN, Changes, Row
+from sampdetox_transforms.cli.purify.rows import SHOWN, Changes, Row, retouched_in_words
 from sampdetox_transforms.cli.purify.tree import Failure, Job
+from sampdetox_transforms.method.result import Retouched
 
 
 def test_the_order_is_by_suspicion_and_failures_come_last():
@@ -95,3 +97,16 @@ def test_the_sentence_names_few():
     assert Changes({Path(str(i)): i / 9 for i in range(9)}).sentence(Path("in")).endswith("; most: 8, 7, 6")
     assert Changes({Path("a"): 0.0}).sentence(Path("a")) == "0 of 1 picture was changed beyond the light stage"
     assert Changes({Path("a"): 0.5}).sentence(Path("a")) == "1 of 1 picture was changed beyond the light stage"
+
+
+def test_what_was_done_without_a_network_is_said_in_words():
+    def said(*values) -> str:
+        done = Retouched(*(torch.tensor(value) for value in values))
+        return retouched_in_words(SimpleNamespace(retouched=done))  # pyright: ignore[reportArgumentType]
+
+    assert said(0.004, False, 1.0, 0.0) == ""
+    assert said(0.254, True, 0.6, 3.0) == (
+        "25% of the smooth colour taken out, lines taken out, resampled by 0.6, sharpened by 3"
+    )
+    assert said(0.0, False, 1.0, 0.5) == "sharpened by 0.5"
+    assert retouched_in_words(SimpleNamespace(retouched=None)) == ""  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,197 @@
+"""Dense triggers: which of the answers each gets, at which level, and that what was done is told."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from samples import WhiteIsForeign, flat, patched
+from samples import run as run_with_noise
+
+from sampdetox_transforms.method.lines import without_lines
+from sampdetox_transforms.method.restore import Restore
+from sampdetox_transforms.method.retouch import colour_amount, resampled, sharpened, without_colour_cast
+
+run = partial(run_with_noise, noise=torch.zeros_like)  # the denoiser finds none either: diffusion changes nothing
+
+CAST = torch.tensor([-0.3, 0.1, 0.2])[:, None, None]
+
+
+def scene(seed: int = 0) -> torch.Tensor:
+    """Grey, and smooth: neither colour nor fine detail."""
+    small = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(seed)) - 0.5
+    return torch.nn.functional.interpolate(small, size=(32, 32), mode="bicubic").expand(1, 3, 32, 32).clone()
+
+
+def wave(periods: float = 7) -> torch.Tensor:
+    return 0.25 * torch.sin(2 * math.pi * periods * torch.arange(32.0) / 32).expand(1, 3, 32, 32)
+
+
+class Knows(WhiteIsForeign):
+    """Networks that know the image without its trigger: whatever differs from it by enough carries a dense one."""
+
+    def __init__(self, clean: torch.Tensor, threshold: float = 1e-3):
+        super().__init__()
+        self.clean, self.threshold = clean, threshold
+
+    def look(self, x):
+        far = (x - self.clean).square().mean(dim=(1, 2, 3)) > self.threshold
+        return super().look(x)._replace(dense=torch.where(far, 8.0, -8.0))
+
+    def estimate(self, x):
+        return self.clean.expand_as(x)
+
+
+LEVELS = {"t1": 6, "t2": 60, "t2_fine": 20, "stride": 60}
+
+
+def test_a_wave_is_taken_out_where_that_leaves_nothing_suspicious():
+    clean, x0 = scene(), scene() + wave()
+    networks = Knows(clean)
+    result = run(x0, networks, lines=4, **LEVELS)
+    torch.testing.assert_close(result.image, without_lines(x0))
+    assert (result.image - clean).abs().max() < 0.05 < (x0 - clean).abs().max()
+    assert result.retouched.lines.tolist() == [True] and result.found.dense.tolist() == [True]
+    assert float(result.timestep_map.unique()) == 6
+    assert result.network_calls.tolist() == [2 + 1 + 2 + 1] and networks.asked == 4
+
+
+def test_a_wave_that_is_not_all_of_the_trigger_is_answered_as_without_lines():
+    clean = scene()
+    x0 = clean + wave() + 0.2 * scene(1)
+    result, before = (run(x0, Knows(clean), lines=lines, **LEVELS) for lines in (4, 0))
+    assert torch.equal(result.image, before.image) and not result.retouched.lines.any()
+    assert result.network_calls.tolist() == [before.network_calls.item() + 2]
+
+
+def test_an_image_in_which_no_line_stands_out_is_not_looked_at_again():
+    clean = scene()
+    result = run(clean + 0.3, Knows(clean), lines=4, **LEVELS)
+    assert not result.retouched.lines.any() and result.network_calls.tolist() == [2 + 1 + 1]
+
+
+def test_lines_are_not_sought_where_something_is_located_that_is_filled():
+    clean = scene()
+    x0 = patched(clean + wave())
+    result = run(x0, Knows(clean), lines=4, **LEVELS)
+    assert result.found.mask.any() and not result.retouched.lines.any()
+
+
+def test_a_cast_is_answered_by_the_image_without_it_at_t1():
+    clean = scene()
+    x0 = clean + CAST
+    result = run(x0, Knows(clean), colour_gain=3, **LEVELS)
+    torch.testing.assert_close(result.image, without_colour_cast(x0))
+    torch.testing.assert_close(result.image, clean, rtol=0, atol=1e-6)
+    assert result.retouched.colour.tolist() == [1] and result.found.dense.tolist() == [True]
+    assert float(result.timestep_map.unique()) == 6 and result.network_calls.tolist() == [2 + 1 + 1]
+    off = run(x0, Knows(clean + 0.01), **LEVELS)  # the estimate, where casts have no answer of their own
+    torch.testing.assert_close(off.image, clean + 0.01)
+    assert float(off.timestep_map.unique()) == 60 and off.retouched.colour.tolist() == [0]
+
+
+@pytest.mark.parametrize(("t2_fine", "t2", "level"), [(20, 60, 20), (None, 60, 60), (20, 10, 10)])
+def test_what_leaves_fine_detail_is_answered_by_the_estimate_at_a_lower_level(t2_fine, t2, level):
+    clean, noise = scene(), torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(2)) * 0.1
+    x0 = torch.cat([clean + noise, clean + 0.3 * scene(1)])
+    result = run(x0, Knows(clean), t1=6, t2=t2, t2_fine=t2_fine, stride=60)
+    torch.testing.assert_close(result.image, clean.expand_as(x0))
+    assert [float(levels.unique()) for levels in result.timestep_map] == [level, t2]
+
+
+@pytest.mark.parametrize("least", [0.0, 0.4])
+def test_images_that_are_not_flagged_lose_colour_the_likelier_a_trigger_is(least):
+    x0 = (scene() + CAST).expand(3, 3, 32, 32)
+    dense = torch.tensor([-40.0, -2.5, -1.0])  # one clean image in ten is above -1
+
+    class Unsure(WhiteIsForeign):
+        def look(self, x):
+            return super().look(x)._replace(dense=dense)
+
+    likely = 1 / (1 + torch.exp(-(dense + 1)))
+    amount = colour_amount(likely, least, 3)
+    assert amount[0] == pytest.approx(least) and least < amount[1] < 1 and amount[2] == 1
+    result = run(x0, Unsure(), gain=0, colour=least, colour_gain=3)
+    torch.testing.assert_close(result.image, without_colour_cast(x0, amount=amount))
+    torch.testing.assert_close(result.retouched.colour, amount.double())
+    torch.testing.assert_close(result.lightened, x0 - result.stage1)
+    assert not result.found.dense.any()
+
+
+def test_what_every_image_loses_filled_and_estimated_ones_lose_too():
+    """The estimate of WhiteIsForeign is red all over; the cast of a flat image is all of its colour."""
+    x0 = torch.cat([patched(flat(0, 0, 0)), flat(-0.5, 0, 0.5), flat(0.3, 0, 0)])
+    result = run(x0, WhiteIsForeign(), gain=0, colour=0.5)
+    for image, whole in zip(result.image, (None, flat(0.5, -0.5, -0.5)[0], flat(0.3, 0, 0)[0]), strict=True):
+        if whole is not None:
+            torch.testing.assert_close(image, whole.lerp(whole.mean(dim=0, keepdim=True).expand_as(whole), 0.5))
+    assert result.retouched.colour.tolist() == [0.5, 0.5, 0.5] and result.found.dense.tolist() == [False, True, False]
+    inside = result.found.mask[0].expand(3, -1, -1)
+    assert 0 < result.image[0][inside].abs().max() < 0.5  # red, less its colour
+
+
+def test_resampling_and_sharpening_come_last_and_are_told():
+    x0 = torch.cat([scene() + wave(), patched(scene())])
+    plain = run(x0, WhiteIsForeign())
+    result = run(x0, WhiteIsForeign(), resample=0.6, sharpness=2)
+    assert torch.equal(result.image, sharpened(resampled(plain.image, 0.6), 2))
+    assert torch.equal(result.stage1, plain.stage1)
+    assert result.retouched.resampled.tolist() == [0.6, 0.6] and result.retouched.sharpened.tolist() == [2, 2]
+    assert plain.retouched.resampled.tolist() == [1, 1] and plain.retouched.sharpened.tolist() == [0, 0]
+
+
+def test_a_grey_image_loses_no_colour_and_says_so():
+    result = run((scene() + wave())[:, :1], WhiteIsForeign(), gain=0, colour=1, colour_gain=3)
+    assert result.retouched.colour.tolist() == [0] and not result.lightened.any()
+
+
+def test_a_large_image_is_answered_at_its_own_size():
+    large = torch.nn.functional.interpolate(scene(), size=(96, 96), mode="bilinear")
+    fine = 0.1 * torch.rand(1, 1, 96, 96, generator=torch.Generator().manual_seed(3))
+    x0 = large + fine + CAST
+    result = run(x0, Knows(scene(), 0.01), colour_gain=3, **LEVELS)
+    assert result.retouched.colour.tolist() == [1]
+    torch.testing.assert_close(result.image, large + fine, rtol=0, atol=0.02)
+
+
+def test_gradients_reach_the_image_through_every_answer():
+    clean = scene()
+    x0 = torch.cat([clean + wave(), clean + CAST, clean + 0.3 * scene(1), clean]).requires_grad_()
+    networks = Knows(clean)
+    networks.estimate = lambda x: x * 0.1 + networks.clean * 0.9
+    result = run(x0, networks, lines=4, colour_gain=3, resample=0.8, sharpness=1, **LEVELS)
+    gradient = torch.autograd.grad(result.image.square().sum(), x0)[0]
+    assert gradient.isfinite().all() and (gradient.abs().sum(dim=(1, 2, 3)) > 0).all()
+
+
+def test_each_answer_is_the_same_in_any_batch():
+    clean = scene()
+    x0 = torch.cat([clean + wave(), clean + CAST, clean + 0.3 * scene(1), clean])
+    settings = {"lines": 4, "colour_gain": 3, **LEVELS}
+    together = run(x0, Knows(clean), **settings)
+    for i in range(4):
+        alone = run(x0[i : i + 1], Knows(clean), **settings)
+        torch.testing.assert_close(alone.image[0], together.image[i])
+        assert alone.network_calls[0] == together.network_calls[i]
+        for name in ("colour", "lines"):
+            assert getattr(alone.retouched, name)[0] == getattr(together.retouched, name)[i]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"colour": 1.5}, r"colour must be a share in \[0, 1\], got 1.5"),
+        ({"resample": 0}, r"resample must be a factor in \(0, 1\], got 0"),
+        ({"sharpness": -1}, "sharpness must be 0 or more, got -1. 0 is the default"),
+        ({"lines": float("inf")}, "lines must be 0 or more, got inf"),
+        ({"colour_gain": float("nan")}, "colour_gain must be 0 or more, got nan"),
+        ({"t2_fine": -3}, "t2_fine must be 0 or more, got -3"),
+    ],
+)
+def test_refusals(setting, message):
+    with pytest.raises(ValueError, match=message):
+        Restore(**setting)
+
+
+def test_no_level_above_t2_is_asked_of_the_network():
+    assert Restore(t1=6, t2=60, t1_large=None, t2_fine=90).highest_level == 60
