@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from albumentations import ImageOnlyTransform
+from albumentations import ImageOnlyTransform  # pyright: ignore[reportMissingImports]
 from numpy.typing import NDArray
 
 from sampdetox_transforms.transforms.arrays import DetoxArrays

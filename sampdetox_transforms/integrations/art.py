@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
+from art.defences.preprocessor.preprocessor import PreprocessorPyTorch  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
 from sampdetox_transforms.transforms.transform import SampDetox
@@ -20,8 +20,6 @@ class DetoxPreprocessor(PreprocessorPyTorch):
         device_type: "cpu", or "gpu" for CUDA.
         apply_fit, apply_predict: whether images are purified in training and in prediction.
     """
-
-    params = ("detox",)
 
     def __init__(
         self,

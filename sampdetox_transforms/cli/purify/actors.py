@@ -108,8 +108,8 @@ def cluster(address: str, quiet: bool) -> Iterator[Any]:
         raise ValueError(f"--ray must be an address, HOST:PORT or ray://HOST:PORT, got {address!r}. Leave it out here.")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no message to Ray's makers unless the user says so
     try:
-        import ray
-        import ray.data
+        import ray  # pyright: ignore[reportMissingImports]
+        import ray.data  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ValueError(
             f"--ray needs Ray Data, got none ({error}). pip install 'sampdetox-transforms[ray]', or leave --ray out."
@@ -164,7 +164,7 @@ class Purifier:
     """What Ray Data starts once a worker, and calls with a few pictures at a time."""
 
     def __init__(self, desk: Any, device: str):
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
         import torch
 
         if device == "cpu":

@@ -30,7 +30,7 @@ def place(text: str) -> "Path | BucketPath":
 def connect(store: str) -> Any:
     """pyarrow's file system of a bucket; ValueError where there is none."""
     try:
-        from pyarrow.fs import FileSystem
+        from pyarrow.fs import FileSystem  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ValueError(
             f"buckets need pyarrow, got {store} without it. pip install 'sampdetox-transforms[ray]'."
@@ -108,7 +108,7 @@ class BucketPath:
 
     def files(self) -> Iterator["BucketPath"]:
         """All files below it, sorted; none where there is nothing."""
-        from pyarrow.fs import FileSelector
+        from pyarrow.fs import FileSelector  # pyright: ignore[reportMissingImports]
 
         found = connect(self.store).get_file_info(FileSelector(str(self.path), allow_not_found=True, recursive=True))
         yield from (self.at(path) for path in sorted(PurePosixPath(info.path) for info in found if info.is_file))
