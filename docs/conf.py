@@ -78,7 +78,8 @@ class Tables(Directive):
             name, about = path.stem, measured.facts(path.stem)
             old = measured.earlier(name)
             commit = about["commits"][0] if about["commits"] else ""
-            row = _row(name, about["n"].removeprefix("n = "), commit, f"earlier {old}" if old else "today's")
+            state = f"earlier {old}" if old else "today's" if commit else "unknown"
+            row = _row(name, about["n"].removeprefix("n = "), commit, state)
             row += _files(name)
             body += row
         return [table]

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sampdetox_transforms.method.restore import Restore
 from sampdetox_transforms.method.retouch import resampled, sharpened
 
 Images = Float[Tensor, "n c h w"]
@@ -26,15 +27,26 @@ class Dose:
 
     Attributes:
         false_alarm_rate: share of clean images that may be taken for triggered ones.
-        t1: level of the global stage.
-        colour: share of the smooth colour that is taken away before diffusion (``without_colour_cast``).
+        t1: level of the global stage, for images of any size.
+        colour_gain: how soon images lose their smooth colour, the likelier a dense trigger is.
+        colour: share of the smooth colour that every image loses before diffusion (``without_colour_cast``).
         detail: factor that the image is shrunk by and back after diffusion, and the sharpening after that.
     """
 
     false_alarm_rate: float = 0.01
     t1: float = 0.0
+    colour_gain: float = 0.0
     colour: float = 0.0
     detail: tuple[float, float] = (1.0, 0.0)
+
+    def before(self, settings: Restore) -> Restore:
+        """Settings with this dose, but for the detail, which comes after diffusion."""
+        own = {"colour": self.colour, "colour_gain": self.colour_gain, "resample": 1.0, "sharpness": 0.0}
+        return replace(settings, t1=self.t1, t1_large=None, **own)
+
+    def of(self, settings: Restore) -> Restore:
+        """Settings with this dose; the false-alarm rate is the calibration's."""
+        return replace(self.before(settings), resample=self.detail[0], sharpness=self.detail[1])
 
     def after(self, x: Images) -> Images:
         """What comes after diffusion, on images in [-1, 1]."""
@@ -47,6 +59,7 @@ CANDIDATES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
         "false_alarm_rate": (0.01, 0.02, 0.05),
         "t1": (0.0, 6.0, 12.0, 20.0),
+        "colour_gain": (0.0, 1.0, 3.0),
         "colour": (0.0, 0.25, 0.5, 0.75, 1.0),
         "detail": ((1.0, 0.0), (1.0, 0.5), (0.9, 1.0), (0.8, 1.0), (0.7, 2.0), (0.6, 3.0)),
     }
@@ -85,6 +98,16 @@ class Fit:
         parts = ", ".join(f"{name} {value}" for name, value in asdict(self.dose).items())
         verdict = "within" if self.fits else "not within"
         return f"{parts}: keeps {self.kept:.1%} of the answers on {self.images} images, {verdict} {self.budget:.1%}"
+
+    def steps(self) -> str:
+        """A line for each dose that was tried: what it raised, what the classifier kept, and whether it stayed."""
+        lines, before = [], self.trials[0].dose if self.trials else self.dose
+        for trial in self.trials:
+            raised = [f"{k} {v}" for k, v in asdict(trial.dose).items() if v != getattr(before, k)]
+            stayed = "stays" if trial.within_budget else "taken back" if lines else "too much already"
+            lines.append(f"{', '.join(raised) or 'the weakest dose'}: keeps {trial.kept:.1%}, {stayed}")
+            before = trial.dose if trial.within_budget else before
+        return "\n".join(lines)
 
 
 def fit_to_classifier(

@@ -1,6 +1,8 @@
 """``DetoxWrapper``: a classifier that sees purified images only."""
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -8,6 +10,8 @@ from torch import Tensor, nn
 
 from sampdetox_transforms.transforms.checks import as_whole, check_not_traced
 from sampdetox_transforms.transforms.explanation import telling
+from sampdetox_transforms.transforms.fit import CANDIDATES, Dose, Fit, fit_to_classifier
+from sampdetox_transforms.transforms.fitting import candidates_for, in_units, in_wanted_units, with_dose
 from sampdetox_transforms.transforms.images import check_normalisation
 from sampdetox_transforms.transforms.transform import SampDetox, in_pass
 
@@ -24,6 +28,9 @@ class DetoxWrapper(nn.Module):
         return_suspicion: return (logits, p_value), the latter (n,) as in ``Explanation.found``, of the first pass:
             the share of clean images that look at least as suspicious, of both kinds of trigger. Needs a ``detox``
             whose preset searches for triggers ("restore").
+
+    ``fit`` chooses how strong the purification is by what the classifier stands; ``fitted`` says what it chose, None
+    before. It is part of ``state_dict``.
 
     The denoiser gets no gradients and stays in eval mode; gradients reach the images where these ask for them.
     """
@@ -57,6 +64,7 @@ class DetoxWrapper(nn.Module):
             )
         self.model, self.passes, self.return_suspicion = model, whole, return_suspicion
         self.detox = detox if normalisation is None else detox.with_normalisation(*normalisation)
+        self.fitted: Fit | None = None
 
     @property
     def device(self) -> torch.device | None:
@@ -96,6 +104,57 @@ class DetoxWrapper(nn.Module):
             outputs.append(self.model(purified, **kwargs))
         logits = average(outputs)
         return (logits, p_value) if self.return_suspicion else logits
+
+    def fit(
+        self, images: Tensor, budget: float = 0.01, *, candidates: Mapping[str, tuple[Any, ...]] = CANDIDATES
+    ) -> Fit:
+        """Choose the strongest purification under which the classifier keeps ``1 - budget`` of its own answers.
+
+        Asks for hard labels only, needs no label and no triggered image, and draws nothing at random: the same images
+        give the same choice. A ``SampDetox`` that was handed over stays as it is; the wrapper gets one of its own,
+        which shares the networks.
+
+        Args:
+            images: clean images (n, c, h, w) in the range that ``detox`` takes, 100 or more, a few hundred are better.
+            budget: share of the answers that may change, in [0, 1).
+            candidates: as for ``fit_to_classifier``; rates that so small a calibration cannot show are left out.
+
+        Returns:
+            What was chosen and what it costs, from now on in use here; ``Fit.steps()`` lists all that was tried.
+
+        Raises:
+            ValueError: a preset without a search, too few images, a budget out of range, or what ``detox`` refuses.
+        """
+        detox = self.detox
+        if detox.restorer is None:
+            raise ValueError(
+                "fit needs a detox that searches for triggers, got one that does not. Build it with preset='restore'."
+            )
+        detox.check_inputs([images])
+        found = fit_to_classifier(
+            lambda unit: self.model(in_wanted_units(unit, detox, images)),
+            lambda unit, dose: with_dose(detox, dose, fitting=True)(unit),
+            in_units(images, detox),
+            budget=budget,
+            candidates=candidates_for(detox, candidates),
+            batch_size=detox.batch_size,
+        )
+        self.fitted, self.detox = found, with_dose(detox, found.dose)
+        return found
+
+    def get_extra_state(self) -> Tensor:
+        """What was fitted, as part of ``state_dict``: JSON as bytes in a tensor; what was tried is not kept."""
+        text = "" if self.fitted is None else json.dumps({**asdict(self.fitted), "trials": []})
+        return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """What was fitted in the wrapper that ``state_dict`` is of; nothing leaves the settings that are here."""
+        text = bytes(state.tolist()).decode()
+        if text:
+            content = json.loads(text)
+            dose = Dose(**{**content["dose"], "detail": tuple(content["dose"]["detail"])})
+            self.fitted = Fit(**{**content, "dose": dose, "trials": ()})
+            self.detox = with_dose(self.detox, dose)
 
 
 def average(outputs: Sequence[Any]) -> Any:

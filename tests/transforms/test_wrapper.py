@@ -2,16 +2,18 @@
 
 import copy
 import pickle
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
 import torch
 from contract import HEIGHT, WIDTH, is_close, picture, pixels
-from samples import CALIBRATIONS, WhiteIsForeign, flat, patched
+from samples import CALIBRATION, CALIBRATIONS, WhiteIsForeign, flat, patched
 from torch import Tensor, nn
 from torchvision import tv_tensors
 
 from sampdetox_transforms import DetoxWrapper, SampDetox
+from sampdetox_transforms.method.calibration import Calibrations
 from sampdetox_transforms.networks.restorers import Restorers
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -231,3 +233,97 @@ def test_an_empty_batch_has_no_p_values(detox):
     wrapper = DetoxWrapper(lambda x: x.mean(dim=(1, 2, 3)), detox, return_suspicion=True)
     logits, p_value = wrapper(torch.zeros(0, 3, 8, 8))
     assert logits.shape == p_value.shape == (0,)
+
+
+# Fitted to the classifier
+
+
+def searching(tiny, images: int = 1000, **settings) -> SampDetox:
+    detox = SampDetox(tiny, t2=20, seed=None, **settings)
+    clean = replace(CALIBRATION, images=images)
+    detox.restorer, detox.calibration = Restorers(WhiteIsForeign()), Calibrations(clean, clean)
+    return detox
+
+
+def reddish(x: Tensor) -> Tensor:
+    """Its answer is in the colour alone: 1 where red is above the others by so much."""
+    return (x[:, 0] - x[:, 1:].mean(dim=1)).mean(dim=(1, 2)).gt(0.1).long()
+
+
+class Reddish(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return reddish(x)
+
+
+@pytest.fixture
+def signs() -> Tensor:
+    """100 images, every other one reddish: a classifier that cannot do without colour."""
+    x = torch.full((100, 3, 8, 8), 0.4)
+    x[::2, 0] += 0.17
+    return x
+
+
+FEW = {"t1": (0.0, 12.0), "colour": (0.0, 0.25, 0.5), "detail": ((1.0, 0.0), (0.8, 1.0))}
+
+
+def test_fit_takes_no_more_colour_than_the_classifier_stands(tiny, signs):
+    detox = searching(tiny)
+    wrapper = DetoxWrapper(reddish, detox)
+    found = wrapper.fit(signs, candidates=FEW)
+    assert found is wrapper.fitted and found.dose.colour == 0.25 and found.fits  # a half leaves .085
+    assert found.dose.t1 == 12 and found.dose.detail == (0.8, 1.0)
+    chosen = wrapper.detox.settings
+    assert (chosen.t1, chosen.t1_large, chosen.colour, chosen.resample, chosen.sharpness) == (12, None, 0.25, 0.8, 1)
+    assert detox.settings == searching(tiny).settings and detox.seed is None and wrapper.detox is not detox
+    assert (wrapper(signs) == reddish(signs)).all()
+    told = wrapper.detox.explain(signs[:4]).retouched
+    assert (told.colour >= 0.25).all() and (told.resampled == 0.8).all() and (told.sharpened == 1).all()
+    assert "colour 0.5: keeps 50.0%, taken back" in found.steps() and "t1 12.0: keeps 100.0%, stays" in found.steps()
+
+
+def test_fit_sees_images_as_the_classifier_does(tiny, signs):
+    expected = DetoxWrapper(reddish, searching(tiny)).fit(signs, candidates=FEW)
+    seen = []
+
+    def model(x):
+        seen.append(x)
+        return reddish((x + 1) / 2)
+
+    normalised = DetoxWrapper(model, searching(tiny), mean=0.5, std=0.5)
+    assert normalised.fit(signs * 2 - 1, candidates=FEW).dose == expected.dose
+    assert all(x.min() < 0 for x in seen)
+    bytes_ = DetoxWrapper(lambda x: reddish(x / 255), searching(tiny))
+    assert bytes_.fit((signs * 255).round().byte(), candidates=FEW).dose == expected.dose
+
+
+def test_fit_is_the_same_again_and_draws_nothing(tiny, signs):
+    wrappers, state = [DetoxWrapper(reddish, searching(tiny)) for _ in range(2)], torch.get_rng_state()
+    first, second = (wrapper.fit(signs + 0.01, candidates=FEW) for wrapper in wrappers)
+    assert first == second and torch.equal(state, torch.get_rng_state())
+
+
+def test_what_was_fitted_is_part_of_the_state(tiny, signs):
+    wrapper, other = (DetoxWrapper(Reddish(), searching(tiny)) for _ in range(2))
+    before = wrapper.get_extra_state()
+    found = wrapper.fit(signs, candidates=FEW)
+    assert not len(before) and other.fitted is None
+    other.load_state_dict(wrapper.state_dict())
+    assert other.fitted.dose == found.dose and other.fitted.kept == found.kept and other.fitted.trials == ()
+    assert other.detox.settings == wrapper.detox.settings
+    assert other.detox.calibration == wrapper.detox.calibration
+    other.set_extra_state(before)
+    assert other.fitted.dose == found.dose
+
+
+def test_rates_that_a_calibration_cannot_show_are_left_out(tiny, signs):
+    found = DetoxWrapper(reddish, searching(tiny, images=100)).fit(signs, candidates={"false_alarm_rate": (0.01, 0.05)})
+    assert {trial.dose.false_alarm_rate for trial in found.trials} == {0.05}
+
+
+def test_fit_needs_a_search_and_images(tiny, signs):
+    with pytest.raises(ValueError, match="fit needs a detox that searches"):
+        DetoxWrapper(reddish, SampDetox(tiny, preset="ddim")).fit(signs)
+    with pytest.raises(ValueError, match=r"100 or more, got shape \(99, 3, 8, 8\)"):
+        DetoxWrapper(reddish, searching(tiny)).fit(signs[:99])
+    with pytest.raises(ValueError, match=r"in \[0, 1\]"):
+        DetoxWrapper(reddish, searching(tiny)).fit(signs * 3)

@@ -15,8 +15,9 @@ from sampdetox_transforms.cli.victim import setting
 NOTES = """\
 Tables of defenses (comparison, ablation, levels, transformations, samplers, strides, precision, adaptive, semantic,
 retouching, robustness) are made for VICTIMs on the test images of --data. All other experiments (restore,
-restore-ablation, settings, photographs, denoising, adaptive-patch, relabel, sig-clipping) choose their own images,
-from the folder of data that --data or SAMPDETOX_DATA names; --defense are then their settings, and --set their options.
+restore-ablation, dense, settings, photographs, denoising, adaptive-patch, relabel, sig-clipping) choose their own
+images, from the folder of data that --data or SAMPDETOX_DATA names; --defense are then their settings, and --set their
+options.
 An interrupted run goes on at the first missing row when the same command is started again.
 """
 
@@ -78,6 +79,15 @@ def evaluate(
         int | None,
         typer.Option("--n", metavar="N", show_default=f"560, or {THE_EXPERIMENTS_OWN}", help="Test images, 1 or more."),
     ] = None,
+    fit: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            show_default="none",
+            help="Clean images, 100 or more in subfolders: also measure the default as strong as each VICTIM stands, "
+            "by its answers to these. For a table, and for experiment dense.",
+        ),
+    ] = None,
     n_slow: Annotated[
         int | None,
         typer.Option(
@@ -128,7 +138,7 @@ def evaluate(
         **{"victims": victims or [], "data": data, "experiment": experiment, "defenses": defense or []},
         **{"options": dict(setting(text) for text in settings or ()), "weights": weights, "full_range": full_range},
         **{"doors": given(restorer=restorer, calibration=calibration), "n": n, "n_slow": n_slow},
-        **{"batch_size": batch_size, "seed": seed, "dtype": dtype, "backdoorbench": backdoorbench},
+        **{"fit": fit, "batch_size": batch_size, "seed": seed, "dtype": dtype, "backdoorbench": backdoorbench},
         **{"device": choose_device(device), "out": out},
     )
     measure = measure_study if experiment in STUDIES else measure_table

@@ -14,6 +14,7 @@ class Request:
     Attributes:
         options: of --set.
         doors: the search networks and thresholds that were given.
+        fit: clean images, to which the default is fitted with each victim.
     """
 
     victims: Sequence[Path]
@@ -24,6 +25,7 @@ class Request:
     weights: str
     full_range: str | None
     doors: Mapping[str, Path] = field(default_factory=dict)
+    fit: Path | None = None
     n: int | None
     n_slow: int | None
     batch_size: int | None
@@ -35,7 +37,7 @@ class Request:
 
     def command(self) -> str:
         """The command that makes the same results, with folders by their last names, since results are published."""
-        given = {"full_range": self.full_range, **self.doors}
+        given = {"full_range": self.full_range, **self.doors, "fit": self.fit}
         shown = ["sampdetox", "evaluate", *(folder.name for folder in self.victims)]
         shown += [] if self.data is None else ["--data", self.data_name()]
         shown += ["--experiment", self.experiment]

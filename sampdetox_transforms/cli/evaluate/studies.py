@@ -25,6 +25,11 @@ def measure_study(asked: Request, bar: Any) -> tuple[str, Mapping[str, Any]]:
             raise ValueError(
                 f"experiment {name!r} has no {flag}, got {value}. Leave it out; its own options are --set."
             )
+    if asked.fit is not None and "fit" not in study.options:
+        raise ValueError(
+            f"experiment {name!r} has no --fit, got {asked.fit}. Leave it out, or take experiment 'dense'."
+        )
+    fit = {} if asked.fit is None else {"fit": asked.fit}
     dtype = {} if asked.dtype is None else {"dtype": read_dtype(asked.dtype)}
     found = run_experiment(
         name,
@@ -38,6 +43,7 @@ def measure_study(asked: Request, bar: Any) -> tuple[str, Mapping[str, Any]]:
         command=asked.command(),
         progress=keyed_progress(bar),
         **dtype,
+        **fit,
         **asked.doors,
         **{key: as_in(study, key, value) for key, value in asked.options.items()},
         **victims_of(asked, study),

@@ -47,6 +47,8 @@ def check_table(asked: Request) -> None:
             f"experiment {asked.experiment!r} needs test images, got no --data. Give an image folder with a subfolder "
             "for each class."
         )
+    if asked.fit is not None and asked.experiment == "robustness":
+        raise ValueError(f"experiment 'robustness' has no defenses to fit, got --fit {asked.fit}. Leave it out.")
     if asked.options:
         raise ValueError(
             f"experiment {asked.experiment!r} has no options, got --set {', '.join(asked.options)}. Leave it out."
@@ -87,7 +89,10 @@ def measure_shares(asked: Request, victims: list[Any], dataset: Any, progress: P
     from sampdetox_transforms.lab.evaluation.experiments import get_experiment
     from sampdetox_transforms.lab.evaluation.render import render_experiment
 
-    columns = get_experiment(asked.experiment).columns(make_tools(asked))
+    tools = make_tools(asked)
+    columns = get_experiment(asked.experiment).columns(tools)
+    if asked.fit is not None:
+        columns.append(tools.fitted(images_of(asked.fit, victims[0].size)))
     if asked.defenses:
         for name in asked.defenses:
             check_choice("--defense", name, tuple(column.name for column in columns))
@@ -109,7 +114,20 @@ def measure_shares(asked: Request, victims: list[Any], dataset: Any, progress: P
         draw_times(report.rows, asked.out.with_suffix(".png"))
     rows = [asdict(row) for row in report.rows]
     document = {"settings": report.settings, "environments": report.environments, "rows": rows}
-    return render_experiment(asked.experiment, report), document
+    fits = [f"Fitted to {row.victim}: {row.settings['fitted']}." for row in report.rows if "fitted" in row.settings]
+    return "\n\n".join([render_experiment(asked.experiment, report), *fits]), document
+
+
+def images_of(folder: Path, size: int | None) -> Any:
+    """All images of a folder of clean images, to fit the default with; ValueError for too few of them."""
+    from sampdetox_transforms.lab.victims.poisoned import image_folder
+    from sampdetox_transforms.lab.victims.victim import materialise
+    from sampdetox_transforms.transforms.fit import FEWEST
+
+    dataset = image_folder(str(folder), size)
+    if len(dataset) < FEWEST:
+        raise ValueError(f"--fit must hold {FEWEST} images or more, got {len(dataset)} in {folder}. Add clean images.")
+    return materialise(dataset)[0]
 
 
 def make_tools(asked: Request) -> Any:

@@ -102,7 +102,7 @@ def measure_row(
         classifier=victim.about.get("classifier", ""),
         robust_noise=victim.about.get("robust_noise", 0.0),
         defense=defense.name,
-        settings=dict(defense.settings),
+        settings={**defense.settings, **getattr(apply, "chosen", {})},
         access=defense.access,
         ca=found["CA"],
         pa=found.get("PA"),

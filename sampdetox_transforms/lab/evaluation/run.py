@@ -9,6 +9,7 @@ import torch
 from sampdetox_transforms._common import check_choice
 from sampdetox_transforms.lab.evaluation.adaptive import ADAPTIVE_PATCH
 from sampdetox_transforms.lab.evaluation.denoising import DENOISING
+from sampdetox_transforms.lab.evaluation.dense import DENSE
 from sampdetox_transforms.lab.evaluation.photographs import PHOTOGRAPHS
 from sampdetox_transforms.lab.evaluation.relabel import RELABEL
 from sampdetox_transforms.lab.evaluation.restore import RESTORE, RESTORE_ABLATION
@@ -21,6 +22,7 @@ STUDIES: Mapping[str, Study] = {
     "photographs": PHOTOGRAPHS,
     "restore": RESTORE,
     "restore-ablation": RESTORE_ABLATION,
+    "dense": DENSE,
     "settings": SETTINGS,
     "adaptive-patch": ADAPTIVE_PATCH,
     "relabel": RELABEL,

@@ -1,19 +1,22 @@
 """What the defenses of a table are built from, and a named table of victims behind defenses."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from sampdetox_transforms.lab.attacks.recipes import TEN_ATTACKS
 from sampdetox_transforms.lab.evaluation.paper_results import Cell
-from sampdetox_transforms.lab.evaluation.rows import Column, Row
+from sampdetox_transforms.lab.evaluation.rows import Column, Images, Row
 from sampdetox_transforms.method.restore import Restore
 from sampdetox_transforms.networks.denoiser import Denoiser
-from sampdetox_transforms.transforms.presets import Preset
+from sampdetox_transforms.transforms.fit import Fit
+from sampdetox_transforms.transforms.presets import PRESETS, Preset
 from sampdetox_transforms.transforms.transform import SampDetox
+from sampdetox_transforms.transforms.wrapper import DetoxWrapper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,30 @@ class Tools:
 
         access = getattr(make, "access", "none")
         return Column(name=name, build=build, settings=settings, n=n, access=access)
+
+    def fitted(self, images: Images, name: str = "sampdetox-restore-fitted") -> Column:
+        """The default as strong as each victim stands it, by its answers to clean images in [0, 1]."""
+        plain = self.sampdetox(name, PRESETS["restore"])
+        about = {**plain.settings, "images to fit": len(images)}
+
+        def build(model: Any) -> Fitted:
+            detox: Any = plain.build(model)
+            wrapper = DetoxWrapper(getattr(model, "model", model), detox)  # calls to fit are not counted
+            return Fitted(wrapper.fit(images.to(self.device)), wrapper.detox)
+
+        return Column(name=name, build=build, settings=about, access="hard labels")
+
+
+class Fitted(nn.Module):
+    """A defense that was fitted to a victim, and what was chosen, which its row's settings then hold."""
+
+    def __init__(self, found: Fit, detox: SampDetox):
+        super().__init__()
+        self.detox = detox
+        self.chosen = {"dose": asdict(found.dose), "kept": found.kept, "fitted": str(found)}
+
+    def forward(self, images: Images) -> Images:
+        return self.detox(images)
 
 
 def source_of(denoiser: Denoiser) -> str:

@@ -68,11 +68,13 @@ class Variant(Restore):
         done = super().run(x0, denoiser, schedule, networks=other, calibrations=calibrations, noise=noise)
         if not self.noised:
             return done
+        assert done.found is not None
         # calls besides the first search and the diffusions: to fill, to look again, to fill, ...
         level = done.timestep_map.amax(dim=(1, 2, 3))
         looked = done.network_calls - (len(grid(self.t1, self.stride)) - 1 + networks.calls)
         looked = looked - (level / self.stride).ceil().long()
         filled = (looked + networks.calls) // (1 + networks.calls)
+        filled = filled * done.found.mask.flatten(1).any(dim=1)  # without a mask, it was looked at again for lines
         return replace(done, network_calls=done.network_calls + filled * (len(levels) - 2))
 
 

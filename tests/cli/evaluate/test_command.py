@@ -11,6 +11,7 @@ from sampdetox_transforms.cli.evaluate import tables
 from sampdetox_transforms.lab.evaluation.report import read_report
 from sampdetox_transforms.method.calibration import Calibrations
 from sampdetox_transforms.networks.restorer_files import load_calibrations, save_calibrations
+from sampdetox_transforms.transforms import fit
 
 RESTORER = Path(sampdetox_transforms.__file__).parent / "networks" / "weights" / "restorer"
 
@@ -44,6 +45,23 @@ def test_every_experiment_runs(run, folder, victim, tiny):
         status, text, error = run(*small, "--experiment", experiment)
         assert status == 0, error
         assert "| sampdetox |" in text
+
+
+def test_the_default_is_fitted_to_each_victim(run, folder, victim, tiny, tmp_path, monkeypatch):
+    asked = ("evaluate", victim, "--data", folder, "--weights", tiny, "--n", 3, "--device", "cpu", "--fit", folder)
+    status, _, error = run(*asked, "--defense", "none")
+    assert status == 2 and "--fit must hold 100 images or more, got 24" in error
+    status, _, error = run(*asked, "--experiment", "robustness")
+    assert status == 2 and "no defenses to fit" in error
+    monkeypatch.setattr(fit, "FEWEST", 20)
+    out = tmp_path / "rows.json"
+    status, text, error = run(*asked, "-o", out, "--experiment", "ablation", "--defense", "sampdetox-restore-fitted")
+    assert status == 0, error
+    row = json.loads(out.read_text())["rows"][0]
+    dose = row["settings"]["dose"]
+    assert row["access"] == "hard labels" and set(dose) >= {"t1", "colour", "detail", "false_alarm_rate"}
+    assert "Fitted to patch: false_alarm_rate" in text and "of the answers on 24 images" in text
+    assert row["classifier_calls"] == 0 and row["settings"]["images to fit"] == 24
 
 
 def test_robustness_is_drawn(run, folder, victim, tmp_path):

@@ -84,6 +84,7 @@ def test_options_and_settings_reach_the_experiment(run, images, tiny, monkeypatc
         ("denoising", ("VICTIM",), "takes no VICTIM, got 1. Its options are denoisers"),
         ("sig-clipping", ("VICTIM", "VICTIM"), "takes one VICTIM at most, got 2"),
         ("sig-clipping", (), "victim must be a folder"),
+        ("denoising", ("--fit", "somewhere"), "has no --fit"),
         ("restore", ("--data", "no/such/folder"), "must name the folder with the data"),
     ],
 )
