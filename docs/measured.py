@@ -34,6 +34,7 @@ WEIGHTS |= {"gtsrb-lownoise": ()}
 CALLS = {
     "adaptive-patch": "--experiment adaptive-patch --n 300",
     "denoising-psnr": "--experiment denoising",
+    "demo-signs": "--experiment drawn-signs",
     "gtsrb-bundled": "--experiment settings --n 500",
     "gtsrb-bundled-ddpm": "--experiment settings --n 500 --set n_ddpm=50",
     "gtsrb-bundled-train": "--experiment settings --n 300 --set split=train",
@@ -46,6 +47,12 @@ CALLS = {
     "restore-cifar10-attacks": "badnets sig trojannn input-aware blended low-frequency wanet stega bpp "
     "--experiment restore --n 509 --set images=cifar10",
     "restore-patches": "--experiment restore --n 500 --set patch_victim=patches.safetensors",
+}
+
+# What repeats other measurements today, where that has moved.
+PROGRAMS = {
+    "loader-speed": "python -m sampdetox_transforms.lab.speed.loaders --n 128",
+    "memory": 'python -m sampdetox_transforms.lab.speed.memory --data "$SAMPDETOX_DATA/gtsrb32/test"',
 }
 
 
@@ -70,7 +77,7 @@ def facts(name: str) -> dict[str, Any]:
     commits = [environment["commit"] for environment in made if environment.get("commit")]
     last = re.search(r"\(((?:[0-9a-f]{7}\+?(?:, )?)+)\)", under)
     commits = commits or (last[1].split(", ") if last else [])
-    today = f"sampdetox evaluate {CALLS[name]}" if name in CALLS else ""
+    today = f"sampdetox evaluate {CALLS[name]}" if name in CALLS else PROGRAMS.get(name)
     ran = today or settings.get("command") or _first(r"`([^`]+)`", under)
     hardware = made[-1].get("hardware") or settings.get("hardware") or _first(r"(AMD [^;]*threads)", under)
     return {

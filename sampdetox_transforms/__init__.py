@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from sampdetox_transforms.transforms.explanation import Explanation
     from sampdetox_transforms.transforms.loader import DetoxLoader
     from sampdetox_transforms.transforms.presets import PRESETS, Preset
-    from sampdetox_transforms.transforms.shared_trigger import SharedTrigger, recover_trigger, recover_triggers
+    from sampdetox_transforms.transforms.shared_recovery import recover_trigger, recover_triggers
+    from sampdetox_transforms.transforms.shared_trigger import SharedTrigger
     from sampdetox_transforms.transforms.transform import SampDetox
     from sampdetox_transforms.transforms.trigger_memory import TriggerMemory
     from sampdetox_transforms.transforms.wrapper import DetoxWrapper
@@ -55,7 +56,8 @@ _MODULES = {
     "transforms.explanation": ("Explanation",),
     "transforms.loader": ("DetoxLoader",),
     "transforms.presets": ("PRESETS", "Preset"),
-    "transforms.shared_trigger": ("SharedTrigger", "recover_trigger", "recover_triggers"),
+    "transforms.shared_recovery": ("recover_trigger", "recover_triggers"),
+    "transforms.shared_trigger": ("SharedTrigger",),
     "transforms.transform": ("SampDetox",),
     "transforms.trigger_memory": ("TriggerMemory",),
     "transforms.wrapper": ("DetoxWrapper",),

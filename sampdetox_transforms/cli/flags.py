@@ -136,7 +136,8 @@ Trigger = Annotated[
         "--trigger",
         metavar="FILE",
         show_default="none",
-        help="A trigger that is known, to be looked for and taken out.",
+        help="A trigger that 'sampdetox recover' wrote, taken out first of each picture that carries it. All pictures "
+        "must have its size.",
     ),
 ]
 

@@ -1,10 +1,8 @@
 """DetoxLoader: what comes out of it is what ``detox`` makes of each batch, whatever the batch is."""
 
 import copy
-import json
 import pickle
 import re
-import runpy
 import sys
 import types
 import warnings
@@ -246,15 +244,3 @@ def test_the_class_of_the_ray_recipe(photos, monkeypatch):
     expected = SampDetox("bundled", seed=0)(photos).movedim(1, -1)
     assert torch.equal(torch.from_numpy(names["clean"]["image"]), expected)
     assert names["clean"]["path"] == ["0.png", "1.png", "2.png"]
-
-
-def test_the_example_that_compares_the_two(tiny, tmp_path):
-    script = Path(__file__).resolve().parents[2] / "examples" / "loader_speed.py"
-    example = runpy.run_path(str(script))
-    arguments = ["--weights", str(tiny), "--workers", "0", "--n", "5", "--batch-size", "2", "--device", "cpu"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [str(script), *arguments, "--out", str(tmp_path / "speed")])
-        example["main"]()
-    (row,) = json.loads((tmp_path / "speed.json").read_text())["rows"]
-    assert row["workers"] == 0 and row["transform"] > 0 and row["DetoxLoader"] > 0
-    assert "| 0 |" in (tmp_path / "speed.md").read_text()

@@ -64,7 +64,7 @@ def carry_out_on_ray(
         actors = max(1, min(cards if on_cards else int(resources.get("CPU", 1)), len(task.todo)))
         share = max(batch_size or 1, min(BATCH_MOST, -(-len(task.todo) // (SHARES * actors))))
         desk = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Desk).remote(
-            detox, replace(task, todo=[], failures=[], rows=[], changes=Changes()), batch_size, max_pixels
+            detox, replace(task, todo=[], there=[], failures=[], rows=[], changes=Changes()), batch_size, max_pixels
         )
         data = ray.data.from_items([{"job": job} for job in task.todo], override_num_blocks=-(-len(task.todo) // share))
         parts = data.map_batches(
@@ -197,7 +197,7 @@ class Purifier:
         return self.ray.get(getattr(self.desk, what).remote(*about))
 
     def purify(self, part: Task, jobs: list[Job]) -> None:
-        done = replace(part, todo=jobs, failures=[], rows=[], changes=Changes(), done=0)
+        done = replace(part, todo=jobs, failures=[], rows=[], changes=Changes(), matched=None, done=0)
         try:
             carry_out(done, self.detox, self.batch_size, self.max_pixels, quiet=True)
         finally:

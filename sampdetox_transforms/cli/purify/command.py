@@ -16,6 +16,7 @@ from sampdetox_transforms.cli.purify.report import write_report
 from sampdetox_transforms.cli.purify.rows import in_order
 from sampdetox_transforms.cli.purify.run import BATCH_MOST, BATCH_PIXELS
 from sampdetox_transforms.cli.purify.task import Task, carry_out, prepare
+from sampdetox_transforms.cli.purify.together import Together, check_together
 from sampdetox_transforms.cli.shared import (
     check_at_least,
     check_writable,
@@ -51,6 +52,10 @@ Results are PNG, turned upright, without EXIF data. Transparency and the colour 
 16 bits stay so. Not purified, but named at the end: 16-bit colour, 32-bit and floating-point pictures, pictures of
 several frames (GIF, TIFF, APNG; of a phone's MPO file the first is taken), and those of more than --max-pixels.
 
+--together compares what is taken out of the pictures, and looks for a trigger that some of them share; those that carry
+one are purified anew without it. The results then depend on which pictures lie in IN together, and it is off unless
+asked for. What covers much, or is in most pictures, is reported and left in. It needs 8 pictures or more of one size.
+
 With --ray, actors of Ray Data share the pictures: one a card where the cluster has cards, else one a processor core,
 each on one thread. There is one report. Pictures of an actor that dies are purified by another; one at which two die
 fails. Without ADDRESS, the cluster is the one that RAY_ADDRESS names or that was started here, else one is started for
@@ -65,6 +70,10 @@ def purify(
     restorer: flags.Restorer = None,
     calibration: flags.Calibration = None,
     trigger: flags.Trigger = None,
+    together: Annotated[
+        bool,
+        typer.Option("--together", show_default="each by itself", help="Take out a trigger that pictures of IN share."),
+    ] = False,
     preset: flags.Preset = None,
     t1: flags.T1 = None,
     t2: flags.T2 = None,
@@ -104,21 +113,23 @@ def purify(
     listen(verbose, quiet)
     check_at_least(1, max_pixels=max_pixels)
     task = prepare(place(source), place(out), report, overwrite)
+    if together:
+        check_together(task.todo + task.there, task.source, trigger, ray)
     settings: dict[str, Any] = {
         **{"weights": weights, "restorer": restorer, "calibration": calibration, "trigger": trigger},
         **{"preset": preset, "t1": t1, "t2": t2, "sampler": sampler, "stride": stride, "seed": seed},
         **{"dtype": dtype, "batch_size": batch_size},
     }
     try:
-        if task.todo:
-            folder = task.todo[0].target.parent
+        if task.todo or together:
+            folder = (task.todo or task.there)[0].target.parent
             if isinstance(folder, Path):
                 check_writable(folder)
             detox = make_detox(device=device if ray is None else "cpu", **settings)
             for name, value in settings_of(detox).items():
                 LOG.info("%s: %s", name, value)
             if ray is None:
-                carry_out(task, detox, batch_size, max_pixels, quiet)
+                carry_out(task, detox, batch_size, max_pixels, quiet, Together() if together else None)
             else:
                 carry_out_on_ray(task, detox, ray, device, batch_size, max_pixels, quiet)
     finally:
@@ -143,6 +154,10 @@ def as_text(task: Task) -> str:
     ]
     listed = "" if task.report is None else f"; report {'of before kept' if task.keep_report else 'in'} {task.report}"
     lines = [f"{', '.join(part for part in parts if part)}; results in {task.out}{listed}"]
+    if task.matched is not None:
+        lines.append(f"the trigger was recognised in {len(task.matched)} of them, and taken out first")
+    if task.carried is not None:
+        lines += [each.sentence() for each in task.carried] or ["no trigger was found that pictures share"]
     if task.changes.shares:
         lines.append(task.changes.sentence(task.source))
     return "\n".join(map(printable, lines))
@@ -157,6 +172,8 @@ def as_document(task: Task) -> dict[str, Any]:
         "left_out": task.left_out,
         "failed": [{"picture": str(failure.source), "reason": failure.reason} for failure in task.failures],
         "changed": {"count": task.changes.count, "most": task.changes.most, "share_of_pixels": changed},
+        "matched": None if task.matched is None else sorted(map(str, task.matched)),
+        "shared_triggers": None if task.carried is None else [each.document() for each in task.carried],
         "out": task.out,
         "report": task.report,
     }

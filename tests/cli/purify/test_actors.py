@@ -164,7 +164,7 @@ def test_each_card_gets_an_actor(monkeypatch, tmp_path):
 
     monkeypatch.setattr(actors, "carry_out", lambda task, *args, **options: None)
     for device in (None, "cuda", "cpu"):
-        task = Task(tmp_path, tmp_path / "out", list(jobs), 0, 0, None, False, [])
+        task = Task(tmp_path, tmp_path / "out", list(jobs), [], 0, None, False, [])
         actors.carry_out_on_ray(task, Detox(), flags.HERE, device, None, 10**6, True)  # type: ignore
     assert [(seen["compute"], seen["num_gpus"]) for seen in fake_ray.SEEN] == [(2, 1), (2, 1), (64, None)]
     assert places == ["cuda", "cuda", "cpu"]
@@ -192,7 +192,7 @@ def test_a_picture_at_which_processes_die_fails_and_no_other(monkeypatch, tmp_pa
             return self
 
     monkeypatch.setattr(actors, "carry_out", carry_out)
-    task = Task(tmp_path, tmp_path / "out", [], 0, 0, None, False, [])
+    task = Task(tmp_path, tmp_path / "out", [], [], 0, None, False, [])
     desk = fake_ray.Actor(actors.Desk(Detox(), task, None, 10**6))  # type: ignore
     batch = {"job": np.array([*jobs, None], dtype=object)[:-1]}
     for _ in range(9):
@@ -207,9 +207,9 @@ def test_a_picture_at_which_processes_die_fails_and_no_other(monkeypatch, tmp_pa
 
 
 def test_parts_add_up():
-    task = Task(Path("in"), Path("out"), [], 0, 0, None, False, [])
+    task = Task(Path("in"), Path("out"), [], [], 0, None, False, [])
     for done, shares in ((2, {Path("a"): 0.0, Path("b"): 0.5}), (1, {Path("c"): 0.25})):
-        task.add(Task(Path("in"), Path("out"), [], 0, 0, None, False, [], done, Changes(dict(shares)), about=["x"]))
+        task.add(Task(Path("in"), Path("out"), [], [], 0, None, False, [], done, Changes(dict(shares)), about=["x"]))
     assert (task.done, task.changes.count, task.about) == (3, 2, ["x"])
 
 

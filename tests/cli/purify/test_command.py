@@ -185,6 +185,8 @@ def test_the_summary_as_json(run, signs, tmp_path):
         "left_out": 0,
         "failed": [{"picture": str(signs / "c.png")}],
         "changed": {"count": 1, "most": [str(signs / "deep/b.png")], "share_of_pixels": {}},
+        "matched": None,
+        "shared_triggers": None,
         "out": str(tmp_path / "out"),
         "report": None,
     }

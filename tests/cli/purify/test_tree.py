@@ -64,7 +64,7 @@ def gone() -> int:
 
 
 def test_half_written_files_of_a_killed_run_are_removed_by_the_next(run, weights, tmp_path, gone):
-    """Issue 14, defect 11. What belongs to living processes, or does not have our form, stays."""
+    """What belongs to living processes, or does not have our form, stays."""
     for name in ("a.png", "deep/b.png"):
         save(tmp_path / "in" / name, colours())
     out = tmp_path / "out"
