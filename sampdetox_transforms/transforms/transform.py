@@ -139,8 +139,7 @@ class SampDetox(v2.Transform):
         check_levels(self.settings, denoiser, self.schedule)
         self.restorer: Restorers | None = None
         self.calibration: Calibrations | None = None
-        own = restorer or calibration or os.path.isdir(os.path.join(denoiser.source, "restorer"))
-        self.watch = Watch(far=not own)
+        self.watch = Watch(far=not (restorer or calibration or os.path.isdir(f"{denoiser.source}/restorer")))
         if searches:
             networks, self.calibration = find_restorers(weights, restorer, calibration)
             self.restorer = copy.deepcopy(networks) if networks is restorer else networks  # as the denoiser
@@ -278,9 +277,7 @@ class SampDetox(v2.Transform):
             return self.settings.run(x0, denoiser, self.schedule, noise=noise)  # pyright: ignore[reportCallIssue]
         search: dict[str, Any] = {"networks": self.restorer.of(x0), "calibrations": self.calibration}
         result = self.settings.run(x0, denoiser, self.schedule, noise=noise, **search)
-        assert result.found is not None  # these settings search
-        self.watch.see(x0, result.found.p_value, self.calibration.of(search["networks"]).false_alarm_rate)
-        return result
+        return self.watch.see(x0, result, self.calibration.of(search["networks"]).false_alarm_rate)
 
     def _explain(self, inpt: Any) -> Explanation:
         tensor, x0 = self._core_images(inpt)

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sampdetox_transforms.method.result import Purified
+
 LOG = logging.getLogger("sampdetox_transforms")
 
 FEWEST = 50  # images before the share of flagged ones is judged
@@ -41,10 +43,14 @@ class Watch:
         self.looks_far, self.told = far, False
         self.seen = self.flagged = self.far = 0
 
-    def see(self, x0: Float[Tensor, "b c h w"], p_value: Float[Tensor, " b"], false_alarm_rate: float) -> None:
-        """Count a batch in [-1, 1] of which the search says ``p_value``."""
-        if self.told or not len(x0):
-            return
+    def see(self, x0: Float[Tensor, "b c h w"], result: Purified, false_alarm_rate: float) -> Purified:
+        """Count a batch in [-1, 1], and what became of it, which is handed back."""
+        if result.found is not None and len(x0) and not self.told:
+            self.count(x0, result.found.p_value, false_alarm_rate)
+        return result
+
+    def count(self, x0: Float[Tensor, "b c h w"], p_value: Float[Tensor, " b"], false_alarm_rate: float) -> None:
+        """Count a batch of which the search says ``p_value``, and warn where it is time to."""
         self.seen += len(x0)
         self.flagged += int((p_value < false_alarm_rate).sum())
         reason = unlike_photographs(x0.detach()) if self.looks_far else Reason(0, "")

@@ -14,6 +14,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from sampdetox_transforms import SampDetox
 from sampdetox_transforms.lab.demo.photographs import photographs
+from sampdetox_transforms.method.result import Found, Purified
 from sampdetox_transforms.transforms.watch import FEWEST, UNLIKELY, Watch, flatness, too_many, unlike_photographs
 
 
@@ -33,6 +34,14 @@ def page(size: int = 224) -> torch.Tensor:
 
 def noise(n: int) -> torch.Tensor:
     return torch.rand(n, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def purified(p_value: torch.Tensor) -> Purified:
+    """A result of which nothing but the p-values is looked at."""
+    n = len(p_value)
+    empty = torch.zeros(n, 1, 32, 32, dtype=torch.float64)
+    found = Found(empty, empty.bool(), torch.zeros(n, dtype=torch.bool), p_value.double())
+    return Purified(noise(n), noise(n), empty, torch.zeros(n, dtype=torch.long), 0.1, 0.5, found=found)
 
 
 def test_what_is_flat_of_an_odd_shape_or_tiny_is_far_from_photographs():
@@ -62,8 +71,9 @@ def test_too_many_is_rarer_than_it_says_among_images_of_the_right_kind(seen, rat
 
 def test_a_stream_of_flagged_images_warns_once_and_names_both_remedies(warnings):
     watch = Watch(far=True)
+    result = purified(torch.tensor([0.5] * 15 + [0.001] * 5))
     for _ in range(10):
-        watch.see(noise(20), torch.tensor([0.5] * 15 + [0.001] * 5), 0.05)
+        assert watch.see(noise(20), result, 0.05) is result
     (message,) = warnings()
     assert "15 of 60 images" in message and "sampdetox calibrate" in message and "DetoxWrapper.fit" in message
 
@@ -71,12 +81,12 @@ def test_a_stream_of_flagged_images_warns_once_and_names_both_remedies(warnings)
 def test_the_rate_that_was_asked_for_does_not_warn(warnings):
     watch = Watch(far=True)
     for _ in range(20):
-        watch.see(noise(40), torch.tensor([0.5] * 38 + [0.001] * 2), 0.05)
+        watch.count(noise(40), torch.tensor([0.5] * 38 + [0.001] * 2), 0.05)
     assert not warnings() and watch.seen == 800 and watch.flagged == 40
 
 
 def test_few_images_are_not_judged_by_how_many_are_flagged(warnings):
-    Watch(far=True).see(noise(FEWEST - 1), torch.zeros(FEWEST - 1), 0.05)
+    Watch(far=True).count(noise(FEWEST - 1), torch.zeros(FEWEST - 1), 0.05)
     assert not warnings()
 
 
@@ -84,7 +94,7 @@ def test_one_odd_image_among_many_does_not_warn(warnings):
     watch = Watch(far=True)
     batch = noise(20)
     batch[3] = 0
-    watch.see(batch, torch.full((20,), 0.5), 0.05)
+    watch.count(batch, torch.full((20,), 0.5), 0.05)
     assert not warnings()
 
 
