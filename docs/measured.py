@@ -27,14 +27,13 @@ LARGE = (f"{FOLDER}/restorer/photographs.safetensors",)
 DEFAULT, FIELD = "sampdetox_transforms/method/restore.py", "^    [a-z0-9_]+: [a-z0-9 |]+ = "
 OF_DENOISER = {"ablation", "bundled", "bundled-ddpm", "bundled-train", "levels", "samplers", "strides"}
 WEIGHTS = {f"gtsrb-{name}": DENOISER for name in OF_DENOISER | {"transformations", "robustness"}}
-WEIGHTS |= dict.fromkeys(("speed", "speed-float32", "denoising-psnr", "demo-signs", "profile-ddim"), DENOISER)
+WEIGHTS |= dict.fromkeys(("speed", "speed-float32", "denoising-psnr", "profile-ddim"), DENOISER)
 WEIGHTS |= {"gtsrb-lownoise": ()}
 
 # Measured by scripts whose place experiments have taken: what repeats them today.
 CALLS = {
     "adaptive-patch": "--experiment adaptive-patch --n 300",
     "denoising-psnr": "--experiment denoising",
-    "demo-signs": "--experiment drawn-signs",
     "gtsrb-bundled": "--experiment settings --n 500",
     "gtsrb-bundled-ddpm": "--experiment settings --n 500 --set n_ddpm=50",
     "gtsrb-bundled-train": "--experiment settings --n 300 --set split=train",

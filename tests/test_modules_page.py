@@ -1,4 +1,4 @@
-"""docs/api.md: every module that it names is there, and has what is said to be in it."""
+"""docs/modules.md: every module that it names is there, and has what is said to be in it."""
 
 import re
 from importlib import import_module
@@ -8,7 +8,7 @@ import pytest
 
 import sampdetox_transforms
 
-PAGE = (Path(__file__).resolve().parent.parent / "docs" / "api.md").read_text()
+PAGE = (Path(__file__).resolve().parent.parent / "docs" / "modules.md").read_text()
 ROWS = [line.split("|")[1:3] for line in PAGE.splitlines() if line.startswith("| `sampdetox_transforms")]
 
 
