@@ -3,6 +3,9 @@
 import copy
 import pickle
 import re
+import sys
+import types
+import warnings
 from collections import namedtuple
 from pathlib import Path
 
@@ -191,12 +194,53 @@ def test_on_cuda_images_come_out_there_and_labels_stay(tiny, pin):
 
 # What docs/speed.md shows
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "speed.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+LOADER, RAY = (
+    re.findall(r"```python\n(.*?)```", (DOCS / name).read_text(), re.DOTALL)[0] for name in ("speed.md", "ray.md")
+)
 
 
 def test_the_loader_of_the_docs():
-    code = BLOCKS[0].replace('device="cuda"', 'device="cpu"')
+    code = LOADER.replace('device="cuda"', 'device="cpu"')
     names = {"loader": [(pixels(2), torch.arange(2))], "classifier": lambda images: images.mean(dim=(1, 2, 3))}
     exec(code, names)
     assert names["logits"].shape == (2,)
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """Three pictures of 32x32 in the folder photos, in the current one."""
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    signs = (torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 255).byte()
+    for i, sign in enumerate(signs):
+        functional.to_pil_image(sign).save(f"photos/{i}.png")
+    return signs
+
+
+def test_the_class_of_the_ray_recipe(photos, monkeypatch):
+    """The recipe with a stand-in for ray, which hands one read-only batch to the class."""
+    taken = {}
+
+    class Data:
+        def map_batches(self, build, *, fn_constructor_kwargs, **options):
+            array = photos.movedim(1, -1).numpy().copy()
+            array.flags.writeable = False
+            taken.update(options)
+            return build(**fn_constructor_kwargs)({"image": array, "path": ["0.png", "1.png", "2.png"]})
+
+    def read_images(folder, **options):
+        taken.update(folder=folder, **options)
+        return Data()
+
+    data = types.SimpleNamespace(read_images=read_images, ActorPoolStrategy=lambda size: size)
+    ray = types.SimpleNamespace(data=data)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    names = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exec(RAY, names)
+    assert taken["folder"] == "photos" and taken["mode"] == "RGB" and taken["batch_size"] == 64
+    expected = SampDetox("bundled", seed=0)(photos).movedim(1, -1)
+    assert torch.equal(torch.from_numpy(names["clean"]["image"]), expected)
+    assert names["clean"]["path"] == ["0.png", "1.png", "2.png"]

@@ -111,17 +111,6 @@ def test_a_command_that_is_refused_removes_nothing(run, tmp_path, gone):
     assert files(tmp_path / "out") == [f".a.png.{gone}.part"]
 
 
-def test_several_processes_remove_nothing(run, weights, tmp_path, gone, monkeypatch):
-    """They may be on several machines, where the number means another process."""
-    save(tmp_path / "in/a.png", colours())
-    (tmp_path / "out").mkdir()
-    (tmp_path / f"out/.b.png.{gone}.part").touch()
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert run("purify", tmp_path / "in", tmp_path / "out", "--weights", weights, "--device", "cpu")[0] == 0
-    assert files(tmp_path / "out") == [f".b.png.{gone}.part", "a.png"]
-
-
 def test_a_process_of_somebody_else_is_not_gone(monkeypatch, gone):
     assert tree.is_gone(gone) and not tree.is_gone(os.getpid())
 
