@@ -72,7 +72,7 @@ class Restore:
 
     schedule: str | None = None
     t1: float = 12
-    t1_large: float | None = 8
+    t1_large: float | None = 4
     t2: float = 120
     sampler: str = "ddim"
     stride: float = 60

@@ -33,8 +33,8 @@ from sampdetox_transforms.networks.tiles import in_parts
 
 PHOTOGRAPHS, CALIBRATION = "photographs.safetensors", "photographs.json"
 PHOTOGRAPHS_SHA256 = {
-    PHOTOGRAPHS: "a6ff08029e3c2e035053ab876fdb1b3891c26ace4ab3a941468cb63cb9f15aae",
-    CALIBRATION: "76e35ef7a7b4dee6bd00eed54fb7e8686c3d8e7a35b8757b08ae848e5cb812cb",
+    PHOTOGRAPHS: "3eecbfa7842bdb7b3c70ff39ef87c5b60f4e801972525c2126ff6edcd0d60dda",
+    CALIBRATION: "3b0bab22d321f4fc110d275b976a06bd1ecbc4568169fbf01030f7873b412350",
 }
 LEAST_SIGMA = 0.01  # of the noise that the restoring network is told of
 
