@@ -14,6 +14,7 @@ from sampdetox_transforms.lab.evaluation.photographs import PHOTOGRAPHS
 from sampdetox_transforms.lab.evaluation.relabel import RELABEL
 from sampdetox_transforms.lab.evaluation.restore import RESTORE, RESTORE_ABLATION
 from sampdetox_transforms.lab.evaluation.settings import SETTINGS
+from sampdetox_transforms.lab.evaluation.shared_relabel import SHARED_RELABEL
 from sampdetox_transforms.lab.evaluation.shared_study import SHARED_TRIGGER
 from sampdetox_transforms.lab.evaluation.sig_clipping import SIG_CLIPPING
 from sampdetox_transforms.lab.evaluation.study import Plan, Progress, Result, Study, run_study, silent
@@ -28,6 +29,7 @@ STUDIES: Mapping[str, Study] = {
     "adaptive-patch": ADAPTIVE_PATCH,
     "relabel": RELABEL,
     "shared-trigger": SHARED_TRIGGER,
+    "shared-relabel": SHARED_RELABEL,
     "denoising": DENOISING,
     "sig-clipping": SIG_CLIPPING,
 }
