@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sampdetox_transforms.networks.checkpoints import WeightsFileError
     from sampdetox_transforms.networks.denoiser import Denoiser
     from sampdetox_transforms.networks.hub import DownloadError
+    from sampdetox_transforms.transforms.arrays import DetoxArrays, DetoxBatches
     from sampdetox_transforms.transforms.explanation import Explanation
     from sampdetox_transforms.transforms.loader import DetoxLoader
     from sampdetox_transforms.transforms.presets import PRESETS, Preset
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = [
     "PRESETS",
     "Denoiser",
+    "DetoxArrays",
+    "DetoxBatches",
     "DetoxLoader",
     "DetoxWeights",
     "DetoxWrapper",
@@ -49,6 +52,7 @@ _MODULES = {
     "networks.checkpoints": ("WeightsFileError",),
     "networks.denoiser": ("Denoiser",),
     "networks.hub": ("DownloadError",),
+    "transforms.arrays": ("DetoxArrays", "DetoxBatches"),
     "transforms.explanation": ("Explanation",),
     "transforms.loader": ("DetoxLoader",),
     "transforms.presets": ("PRESETS", "Preset"),

@@ -284,8 +284,13 @@ class SampDetox(v2.Transform):
             result = nothing_done(x0, self.settings, self.schedule, bool(self.triggers))
         return explanation_of(result, self.schedule, self.normalisation, inpt, tensor)
 
+    @property
+    def device(self) -> torch.device | None:
+        """Where it computes; None where that follows the images."""
+        return self.denoiser.device or self._device
+
     def _compute_device(self, tensor: Tensor) -> torch.device:
-        own = self.denoiser.device or self._device or tensor.device
+        own = self.device or tensor.device
         if self._device is None and own.type == "cpu" and tensor.device.type != "cpu":
             self.to(tensor.device)
             return tensor.device

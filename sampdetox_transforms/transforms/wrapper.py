@@ -74,8 +74,8 @@ class DetoxWrapper(nn.Module):
 
     @property
     def device(self) -> torch.device | None:
-        """Where the purification computes; None for weights without parameters."""
-        return self.detox.denoiser.device
+        """Where the purification computes; None where that follows the images."""
+        return self.detox.device
 
     def forward(self, images: Tensor, **kwargs: Any) -> Any:
         """Logits of purified images: (n, c, h, w) -> what the model returns, averaged over the passes.

@@ -196,13 +196,10 @@ class TestTogether:
             (folder, ("--trigger", tmp_path / "t.safetensors"), "--trigger, which knows one"),
             (tmp_path / "few", (), "got 1 of"),
             (folder / "00.png", (), "got 1 of"),
+            (folder, ("--ray",), "--ray, whose processes see a part"),
         ):
             status, _, err = run("purify", source, tmp_path / "out", "--together", *more)
             assert status == 2 and reason in err
-        monkeypatch.setenv("RANK", "0")
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        status, _, err = run("purify", folder, tmp_path / "out", "--together")
-        assert status == 2 and "2 processes" in err
 
     def test_it_asks_for_as_many_as_the_library(self):
         assert together.LEAST == LEAST_IMAGES

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sampdetox_transforms.cli.purify.files import PictureError, read_picture
-from sampdetox_transforms.cli.purify.ranks import Rank
 from sampdetox_transforms.cli.purify.run import Note, batches, load_pictures
-from sampdetox_transforms.cli.purify.tree import Failure, Job
+from sampdetox_transforms.cli.purify.tree import Failure, Job, Place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -147,11 +146,11 @@ def who_carries(triggers: "Sequence[SharedTrigger]", jobs: Iterable[Job], max_pi
     return found
 
 
-def check_together(jobs: Sequence[Job], source: Path, trigger: Path | None, rank: Rank) -> None:
+def check_together(jobs: Sequence[Job], source: Place, trigger: Path | None, ray: str | None) -> None:
     """Raise ValueError where --together stands beside what it cannot go with, or has too few pictures."""
     for wrong, why in (
         (trigger is not None, "--trigger, which knows one already"),
-        (rank.world > 1, f"{rank.world} processes, each of which sees a part of the pictures"),
+        (ray is not None, "--ray, whose processes see a part of the pictures each"),
         (len(jobs) < LEAST, f"{len(jobs)} of {source}"),
     ):
         if wrong:

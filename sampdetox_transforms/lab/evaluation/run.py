@@ -10,6 +10,7 @@ from sampdetox_transforms._common import check_choice
 from sampdetox_transforms.lab.evaluation.adaptive import ADAPTIVE_PATCH
 from sampdetox_transforms.lab.evaluation.denoising import DENOISING
 from sampdetox_transforms.lab.evaluation.dense import DENSE
+from sampdetox_transforms.lab.evaluation.drawn_signs import DRAWN_SIGNS
 from sampdetox_transforms.lab.evaluation.photographs import PHOTOGRAPHS
 from sampdetox_transforms.lab.evaluation.relabel import RELABEL
 from sampdetox_transforms.lab.evaluation.restore import RESTORE, RESTORE_ABLATION
@@ -21,6 +22,7 @@ from sampdetox_transforms.lab.evaluation.study import Plan, Progress, Result, St
 
 # Experiments on images and victims of their own; a new one is a line here, and a name in the help of the command.
 STUDIES: Mapping[str, Study] = {
+    "drawn-signs": DRAWN_SIGNS,
     "photographs": PHOTOGRAPHS,
     "restore": RESTORE,
     "restore-ablation": RESTORE_ABLATION,

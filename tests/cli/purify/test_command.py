@@ -120,7 +120,7 @@ def test_an_interrupt_is_130(run, monkeypatch, tmp_path):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "plan", interrupt)
+    monkeypatch.setattr(command, "prepare", interrupt)
     status, _, err = run("purify", tmp_path, tmp_path / "out")
     assert status == 130 and "Traceback" not in err
 
