@@ -10,7 +10,7 @@ from PIL import Image
 from samples import CALIBRATIONS, WhiteIsForeign
 
 from sampdetox_transforms import SampDetox, SharedTrigger
-from sampdetox_transforms.cli import recover
+from sampdetox_transforms.cli import inspect, recover
 from sampdetox_transforms.cli.purify import command, together
 from sampdetox_transforms.method.restore import Restore
 from sampdetox_transforms.networks.restorers import Restorers
@@ -134,6 +134,18 @@ class TestPurifyWithTrigger:
         assert status == 0 and f"recognised in {CARRIERS} of them" in out
         assert pixels(tmp_path / "out/00.png")[10:13, 9:12].max() < 255
         assert np.array_equal(pixels(tmp_path / "out/30.png"), picture(30, False))
+
+    def test_inspect_says_so_and_shows_it(self, run, folder, tmp_path, monkeypatch):
+        monkeypatch.setattr(inspect, "make_detox", command.make_detox)
+        run("recover", folder, "-o", tmp_path / "t.safetensors")
+        panels = []
+        for name, said in (("00", "recognised, and taken out first"), ("30", "shared trigger  no")):
+            panels.append(tmp_path / f"{name}-panel.png")
+            given = ("--trigger", tmp_path / "t.safetensors", "-o", panels[-1])
+            status, out, _ = run("inspect", folder / f"{name}.png", *given)
+            assert status == 0 and said in out.replace("   ", "")
+        with Image.open(panels[0]) as with_it, Image.open(panels[1]) as without:
+            assert with_it.width > 1.1 * without.width  # a tile more
 
     def test_pictures_of_another_size_fail(self, run, folder, tmp_path):
         run("recover", folder, "-o", tmp_path / "t.safetensors")
