@@ -169,5 +169,5 @@ SHARED_TRIGGER = Study(
     n=200,
     dtype=torch.float32,
     options=OPTIONS,
-    data=lambda plan: TITLES[plan.options["images"]],
+    data=lambda plan: TITLES.get(plan.options["images"], ""),
 )
