@@ -27,7 +27,7 @@ LARGE = (f"{FOLDER}/restorer/photographs.safetensors",)
 DEFAULT, FIELD = "sampdetox_transforms/method/restore.py", "^    [a-z0-9_]+: [a-z0-9 |]+ = "
 OF_DENOISER = {"ablation", "bundled", "bundled-ddpm", "bundled-train", "levels", "samplers", "strides"}
 WEIGHTS = {f"gtsrb-{name}": DENOISER for name in OF_DENOISER | {"transformations", "robustness"}}
-WEIGHTS |= dict.fromkeys(("speed", "speed-float32", "denoising-psnr", "demo-signs", "profile-ddim"), DENOISER)
+WEIGHTS |= dict.fromkeys(("speed", "speed-float32", "denoising-psnr", "profile-ddim"), DENOISER)
 WEIGHTS |= {"gtsrb-lownoise": ()}
 
 # Measured by scripts whose place experiments have taken: what repeats them today.
@@ -46,6 +46,12 @@ CALLS = {
     "restore-cifar10-attacks": "badnets sig trojannn input-aware blended low-frequency wanet stega bpp "
     "--experiment restore --n 509 --set images=cifar10",
     "restore-patches": "--experiment restore --n 500 --set patch_victim=patches.safetensors",
+}
+
+# What repeats other measurements today, where that has moved.
+PROGRAMS = {
+    "loader-speed": "python -m sampdetox_transforms.lab.speed.loaders --n 128",
+    "memory": 'python -m sampdetox_transforms.lab.speed.memory --data "$SAMPDETOX_DATA/gtsrb32/test"',
 }
 
 
@@ -70,7 +76,7 @@ def facts(name: str) -> dict[str, Any]:
     commits = [environment["commit"] for environment in made if environment.get("commit")]
     last = re.search(r"\(((?:[0-9a-f]{7}\+?(?:, )?)+)\)", under)
     commits = commits or (last[1].split(", ") if last else [])
-    today = f"sampdetox evaluate {CALLS[name]}" if name in CALLS else ""
+    today = f"sampdetox evaluate {CALLS[name]}" if name in CALLS else PROGRAMS.get(name)
     ran = today or settings.get("command") or _first(r"`([^`]+)`", under)
     hardware = made[-1].get("hardware") or settings.get("hardware") or _first(r"(AMD [^;]*threads)", under)
     return {

@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from sampdetox_transforms.networks.checkpoints import WeightsFileError
     from sampdetox_transforms.networks.denoiser import Denoiser
     from sampdetox_transforms.networks.hub import DownloadError
+    from sampdetox_transforms.transforms.arrays import DetoxArrays, DetoxBatches
     from sampdetox_transforms.transforms.explanation import Explanation
     from sampdetox_transforms.transforms.loader import DetoxLoader
     from sampdetox_transforms.transforms.presets import PRESETS, Preset
-    from sampdetox_transforms.transforms.shared_trigger import SharedTrigger, recover_trigger, recover_triggers
+    from sampdetox_transforms.transforms.shared_recovery import recover_trigger, recover_triggers
+    from sampdetox_transforms.transforms.shared_trigger import SharedTrigger
     from sampdetox_transforms.transforms.transform import SampDetox
     from sampdetox_transforms.transforms.trigger_memory import TriggerMemory
     from sampdetox_transforms.transforms.wrapper import DetoxWrapper
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = [
     "PRESETS",
     "Denoiser",
+    "DetoxArrays",
+    "DetoxBatches",
     "DetoxLoader",
     "DetoxWeights",
     "DetoxWrapper",
@@ -48,10 +52,12 @@ _MODULES = {
     "networks.checkpoints": ("WeightsFileError",),
     "networks.denoiser": ("Denoiser",),
     "networks.hub": ("DownloadError",),
+    "transforms.arrays": ("DetoxArrays", "DetoxBatches"),
     "transforms.explanation": ("Explanation",),
     "transforms.loader": ("DetoxLoader",),
     "transforms.presets": ("PRESETS", "Preset"),
-    "transforms.shared_trigger": ("SharedTrigger", "recover_trigger", "recover_triggers"),
+    "transforms.shared_recovery": ("recover_trigger", "recover_triggers"),
+    "transforms.shared_trigger": ("SharedTrigger",),
     "transforms.transform": ("SampDetox",),
     "transforms.trigger_memory": ("TriggerMemory",),
     "transforms.wrapper": ("DetoxWrapper",),

@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a thread for each process, and for those that it starts
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+
 import jaxtyping
 import pytest
 import torch
@@ -19,7 +22,7 @@ from sampdetox_transforms.networks.checkpoints import read_checkpoint, save_chec
 from sampdetox_transforms.networks.unet import UNet
 from sampdetox_transforms.networks.unet_config import UNetConfig
 
-torch.set_num_threads(min(2, torch.get_num_threads()))
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, torch.get_num_threads()))
 DATA_FOLDERS = ("models", "triggers", "gtsrb32", "cifar10-lossless")
 MAX_LEVEL = 160
 

@@ -23,6 +23,7 @@ ALLOWED = {
     "method": {"_common"},
     "networks": {"_common", "method"},
     "transforms": {"_common", "method", "networks"},
+    "integrations": {"transforms"},
     "training": {"_common", "method", "networks"},
     "lab": {"_common", "method", "networks", "transforms", "training"},
     "cli": {"_common", "method", "networks", "transforms", "training", "lab"},
@@ -73,9 +74,9 @@ def own_modules(tree: ast.AST) -> set[str]:
     return found
 
 
-def test_the_folder_lists_nine_names_and_the_mark_of_types():
+def test_the_folder_lists_ten_names_and_the_mark_of_types():
     names = {path.name for path in PACKAGE.iterdir()} - {"__pycache__"}
-    rooms = {"method", "networks", "transforms", "training", "lab", "cli"}
+    rooms = {"method", "networks", "transforms", "integrations", "training", "lab", "cli"}
     assert names == {"__init__.py", "__main__.py", "_common.py", "py.typed", *rooms}
     assert all((PACKAGE / room / "__init__.py").exists() for room in rooms)
 
@@ -99,6 +100,20 @@ def test_the_method_imports_torch_and_itself_only():
         if module.split(".")[0] not in METHOD_IMPORTS
     }
     assert foreign == FOREIGN_TO_METHOD
+
+
+def test_libraries_that_few_have_are_imported_where_they_are_used():
+    """Importing any room but ``integrations``, the command line too, needs none of them."""
+    rare = {"ray", "pyarrow", "art", "albumentations"}
+    found = {
+        (name, module.split(".")[0])
+        for name, tree in TREES.items()
+        for node in tree.body
+        if isinstance(node, ast.Import | ast.ImportFrom | ast.Try | ast.If)
+        for module in imported(node)
+        if module.split(".")[0] in rare
+    }
+    assert {room_of(name) for name, _ in found} == {"integrations"}
 
 
 def test_no_circle_of_imports():

@@ -15,8 +15,6 @@ import torch
 from sampdetox_transforms import SampDetox
 from sampdetox_transforms.lab.demo.demo import load_classifier
 from sampdetox_transforms.lab.demo.signs import draw_signs
-from sampdetox_transforms.method.restore import Restore
-from sampdetox_transforms.method.retouch import without_colour_cast
 
 detox = SampDetox("bundled", seed=0)
 clean, labels = draw_signs(120, seed=7)
@@ -45,20 +43,20 @@ axis.set(xlabel="share of clean drawn signs that are treated (dashed: 5 %)", xli
 plt.show()
 
 # %%
-# **Fit** to your classifier. ``fit_to_classifier`` raises one part after another for as long as the classifier keeps
-# its own answers on clean images. It asks for hard labels and nothing else: no true labels, no triggers.
+# **Fit** to your classifier. ``DetoxWrapper.fit`` raises one part of the purification after another for as long as the
+# classifier keeps its own answers on clean images. It asks for hard labels and nothing else: no true labels, no
+# triggers. Without ``candidates`` it tries more, which takes a minute.
 
-from sampdetox_transforms.transforms.fit import CANDIDATES, fit_to_classifier
+from sampdetox_transforms import DetoxWrapper
+from sampdetox_transforms.transforms.fit import CANDIDATES
 
+safer = DetoxWrapper(load_classifier(), detox)
+some = {"t1": CANDIDATES["t1"][:3], "colour": CANDIDATES["colour"][:2]}
+print(safer.fit(clean, budget=0.03, candidates=some))
 
-def purify(images, dose):
-    """The method with the parts of a dose that come before and during diffusion."""
-    images = without_colour_cast(images * 2 - 1, amount=dose.colour).add(1).div(2)
-    thresholds = detox.calibration.at(dose.false_alarm_rate)
-    return SampDetox("bundled", preset=Restore(t1=dose.t1), calibration=thresholds, seed=0)(images)
+# %%
+# The wrapper uses what was chosen from now on, and ``state_dict`` keeps it.
 
-
-some = {name: CANDIDATES[name][:2] for name in ("false_alarm_rate", "t1")}
 with torch.no_grad():
-    found = fit_to_classifier(load_classifier(), purify, clean[:100], budget=0.03, candidates=some)
-print(found)
+    kept = (safer(clean).argmax(dim=1) == load_classifier()(clean).argmax(dim=1)).float().mean()
+print(f"answers kept: {float(kept):.2f}")

@@ -4,15 +4,12 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from sampdetox_transforms.cli import flags
 from sampdetox_transforms.cli.shared import check_at_least, check_json, choose_device, given, listen, read_dtype
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 NOTES = "Run it on a machine that does nothing else: all numbers are medians of wall-clock times."
 
@@ -73,6 +70,7 @@ def benchmark(
     about = {"command": shlex.join(["sampdetox", *shown]), "preset": preset, "data": data_name(data)}
 
     from sampdetox_transforms.lab.speed import benchmark as speed
+    from sampdetox_transforms.lab.speed.images import benchmark_images
     from sampdetox_transforms.transforms.presets import get_preset
     from sampdetox_transforms.transforms.transform import SampDetox
 
@@ -121,23 +119,6 @@ class Results:
             (r.settings["weights"], self.about["preset"], r.settings["dtype"], r.environment["hardware"])
         )
         draw_speed(rates, r.shares, out.with_suffix(".png"), heading)
-
-
-def benchmark_images(data: str | None, size: int, n: int) -> "Tensor":
-    """At most ``n`` images in [0, 1], (n, 3, size, size): drawn signs, or images of a folder, drawn with seed 0."""
-    import torch
-
-    if data is None:
-        from torchvision.transforms.v2 import functional
-
-        from sampdetox_transforms.lab.demo.signs import draw_signs
-
-        return functional.resize(draw_signs(min(n, 64), seed=0)[0], [size, size]).clamp(0, 1)
-    from sampdetox_transforms.lab.victims.poisoned import image_folder
-
-    dataset = image_folder(data, size)
-    chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:n]
-    return torch.stack([dataset[i][0] for i in chosen.tolist()])
 
 
 def data_name(data: str | None) -> str:

@@ -25,10 +25,11 @@ from sampdetox_transforms.cli.shared import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sampdetox_transforms.method.calibration import Calibrations
+    from sampdetox_transforms.method.calibration import Calibration, Calibrations
 
 
 NOTES = """\
+Pictures with a shorter side up to 48 pixels set the thresholds of small pictures, others those of large ones.
 Take images of the kind that will be purified, of which you know that they are clean, at the size at which they will be:
 thresholds that come from other images find less, or take more clean images for triggered ones. Use the file with
 'sampdetox purify --calibration FILE', or SampDetox(calibration=FILE).
@@ -65,7 +66,7 @@ def calibrate(
     check_json(out, "Call it thresholds.json, say.")
     check_enough(len(pictures), false_alarm_rate, folder)
     detox = make_detox(weights=weights, restorer=restorer, dtype=dtype, device=device)
-    data = "/".join(folder.resolve().parts[-2:])
+    data, stored = "/".join(folder.resolve().parts[-2:]), detox.calibration
     try:
         batched = read_batches(pictures, failures, max_pixels, quiet)
         found = detox.calibrate(batched, false_alarm_rate=false_alarm_rate, data=data)
@@ -73,19 +74,44 @@ def calibrate(
         for failure in failures:
             print(f"sampdetox: failed: {printable(failure)}", file=sys.stderr)
     write(out, found)
-    measured = [part for part in vars(found).values() if part is not None and part.data == data]
-    local, dense = measured[0].thresholds
-    count = sum(part.images for part in measured)
-    if as_json:
-        about: dict[str, Any] = {"out": out, "images": count, "data": data}
-        failed = [{"picture": str(failure.source), "reason": failure.reason} for failure in failures]
-        thresholds = {"local": local, "dense": dense}
-        say_json({**about, "false_alarm_rate": found.false_alarm_rate, "thresholds": thresholds, "failed": failed})
-    else:
-        failed = f", failed {len(failures)}" if failures else ""
-        say(f"measured {count} clean pictures{failed}; thresholds in {out}", quiet=quiet)
-        say(f"local triggers from a logit of {local:.3f} on, dense ones from {dense:.3f} on", quiet=quiet)
+    tell(found, measured_now(found, stored), out, data, failures, as_json=as_json, quiet=quiet)
     return 1 if failures else 0
+
+
+def measured_now(found: "Calibrations", stored: "Calibrations | None") -> dict[str, "Calibration"]:
+    """The parts that this run set, "small" and "large": those of a size without pictures are the stored ones."""
+    return {
+        name: part for name, part in vars(found).items() if part is not None and part != getattr(stored, name, None)
+    }
+
+
+def tell(
+    found: "Calibrations",
+    measured: dict[str, "Calibration"],
+    out: Path,
+    data: str,
+    failures: Sequence[Failure],
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Print how many pictures were measured, and the thresholds of each size."""
+    count = sum(part.images for part in measured.values())
+    if as_json:
+        about: dict[str, Any] = {"out": out, "images": count, "data": data, "false_alarm_rate": found.false_alarm_rate}
+        thresholds = {
+            name: {"images": part.images, "local": part.thresholds[0], "dense": part.thresholds[1]}
+            for name, part in measured.items()
+        }
+        failed = [{"picture": str(failure.source), "reason": failure.reason} for failure in failures]
+        say_json({**about, "thresholds": thresholds, "failed": failed})
+        return
+    failed = f", failed {len(failures)}" if failures else ""
+    say(f"measured {count} clean pictures{failed}; thresholds in {out}", quiet=quiet)
+    for name, part in measured.items():
+        local, dense = part.thresholds
+        told = f"local triggers from a logit of {local:.3f} on, dense ones from {dense:.3f} on"
+        say(f"{part.images} {name} pictures: {told}", quiet=quiet)
 
 
 def clean_pictures(folder: Path) -> tuple[list[Path], list[Failure]]:

@@ -3,6 +3,7 @@
 Nothing here loads torch, so that help and shell completion are quick.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -26,11 +27,33 @@ PRESETS = ("restore", "ddim", "paper", "paper-linear", "authors-code")  # tested
 
 
 class Command(TyperCommand):
-    """A command whose repeatable options take several values at once: ``--set a=1 b=2`` is ``--set a=1 --set b=2``."""
+    """A command whose repeatable options take several values at once: ``--set a=1 b=2`` is ``--set a=1 --set b=2``.
+
+    ``--ray`` needs no value: ``--ray`` alone is ``--ray=here``.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         several = {name for param in self.params if getattr(param, "multiple", False) for name in param.opts}
+        if any("--ray" in param.opts for param in self.params):
+            args = with_value(args, "--ray", HERE, ADDRESS)
         return super().parse_args(ctx, spread(args, several))
+
+
+HERE = "here"  # --ray without an address
+
+ADDRESS = re.compile(r"here|auto|local|ray://\S+|[\w.-]+:\d+|\[[\da-fA-F:]+\]:\d+")
+
+
+def with_value(args: Sequence[str], flag: str, default: str, allowed: re.Pattern[str]) -> list[str]:
+    """Give ``flag`` the value ``default`` where what follows it does not look like one of its own."""
+    result: list[str] = []
+    for i, arg in enumerate(args):
+        if arg == "--":
+            return [*result, *args[i:]]
+        result.append(arg)
+        if arg == flag and not (i + 1 < len(args) and allowed.fullmatch(args[i + 1])):
+            result.append(default)
+    return result
 
 
 def spread(args: Sequence[str], several: Iterable[str]) -> list[str]:
@@ -113,7 +136,8 @@ Trigger = Annotated[
         "--trigger",
         metavar="FILE",
         show_default="none",
-        help="A trigger that is known, to be looked for and taken out.",
+        help="A trigger that 'sampdetox recover' wrote, taken out first of each picture that carries it. All pictures "
+        "must have its size.",
     ),
 ]
 
@@ -231,3 +255,13 @@ Quiet = Annotated[
 ]
 
 Json = Annotated[bool, typer.Option("--json", show_default="text", help="Print the result as one JSON object.")]
+
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        show_default="one process",
+        help="Share the pictures between the processors or cards of this machine, or of the cluster at HOST:PORT.",
+    ),
+]

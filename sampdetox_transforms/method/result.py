@@ -59,6 +59,7 @@ class Purified:
         found: what the search found; None for an algorithm that does not search.
         lightened: (b, c, h, w), what was taken from the image before the noise of the global stage: image - start, in
             units of [-1, 1]; None for an algorithm that takes nothing.
+        matched: (b,), whether a shared trigger was recognised and taken out first; None where none is known.
         retouched: what was done without a network; None for an algorithm that does nothing of the kind.
     """
 
@@ -71,6 +72,7 @@ class Purified:
     difference_map: Float[Tensor, "b 1 h w"] | None = None
     found: Found | None = None
     lightened: Float[Tensor, "b c h w"] | None = None
+    matched: Bool[Tensor, " b"] | None = None
     retouched: Retouched | None = None
 
 

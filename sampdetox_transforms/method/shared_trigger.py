@@ -30,6 +30,9 @@ from sampdetox_transforms.method.shared.match import (
     patch_distance,
     strengths,
 )
+from sampdetox_transforms.method.shared.moving import find_moving
+
+LOOKS = len(FLOORS) + 1  # at the residuals in each view, and for a patch that moves
 
 MOST = 5  # triggers that are looked for, one after the other
 
@@ -47,12 +50,14 @@ class Recovered:
         known: what a match is measured against.
         p_value: how often chance alone makes images agree so, all looks together.
         members: (n,) the images that it was recovered from.
+        moves: whether it is a patch that has a place of its own in each image.
     """
 
     shared: Shared
     known: Filter
     p_value: float
     members: Bool[Tensor, " n"]
+    moves: bool = False
 
 
 def recover_shared(
@@ -78,7 +83,12 @@ def recover_shared(
     while len(found) < most and int(left.sum()) >= LEAST + 3:
         group = _clearest(images[left], purified[left], false_alarm_rate, generator)
         if group is None:
-            break
+            moving = _moving(images, purified, left, false_alarm_rate, generator)
+            if moving is None:
+                break
+            left &= ~moving.members
+            found.append(moving)
+            continue
         members = left.clone()
         members[left] = group.members
         recovered = _refined(images, purified, left, members, group.p_value)
@@ -90,18 +100,34 @@ def recover_shared(
 def _clearest(images: Tensor, purified: Tensor, false_alarm_rate: float, generator: torch.Generator) -> Group | None:
     """The group that stands out most in one of the views, with the p-value of all looks together."""
     same = same_content(purified)
-    permutations = enough_permutations(false_alarm_rate, len(FLOORS))
+    permutations = enough_permutations(false_alarm_rate, LOOKS)
     best: tuple[float, Group] | None = None
     for view, vectors in views(images - purified).items():
         parts = agreements(vectors, same, generator=generator)
         group = find_group(parts, permutations=permutations, generator=generator, floor=FLOORS[view])
         if group is None:
             continue
-        p_value = min(1.0, group.p_value * len(FLOORS))
+        p_value = min(1.0, group.p_value * LOOKS)
         clearness = group.fifth / FLOORS[view]
         if p_value <= false_alarm_rate and (best is None or clearness > best[0]):
             best = clearness, group._replace(p_value=p_value)
     return None if best is None else best[1]
+
+
+def _moving(
+    images: Tensor, purified: Tensor, left: Tensor, false_alarm_rate: float, generator: torch.Generator
+) -> Recovered | None:
+    """A patch that moves, where nothing stays in its place."""
+    some, clean = images[left], purified[left]
+    found = find_moving(
+        some, clean, same_content(clean), false_alarm_rate=false_alarm_rate, looks=LOOKS, generator=generator
+    )
+    if found is None:
+        return None
+    members = left.clone()
+    members[left] = found.members
+    known = make_filter(found.shared, some[~found.members])._replace(near=found.near)
+    return Recovered(found.shared, known, found.p_value, members, moves=True)
 
 
 def _refined(images: Tensor, purified: Tensor, left: Tensor, members: Tensor, p_value: float) -> Recovered:

@@ -36,6 +36,8 @@ CONFIG, SCHEDULER, LEVELS = "config.json", "scheduler_config.json", "sampdetox.j
 
 SAFETENSORS, PICKLED = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"
 
+LONGEST_NAME = 100  # of a schedule
+
 MAX_LEVELS = 100_000  # of a schedule; the usual number is 1000
 
 
@@ -97,7 +99,7 @@ def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
             raise _scheduler_error("trained_betas", f"a list of at most {MAX_LEVELS} numbers in (0, 1)", betas)
         return Schedule(betas, name="custom")
     name, levels = config.get("beta_schedule", "linear"), config.get("num_train_timesteps", 1000)
-    if not isinstance(name, str):
+    if not isinstance(name, str) or len(name) > LONGEST_NAME:
         raise _scheduler_error("beta_schedule", "a name", name)
     if not is_whole(levels, 1, MAX_LEVELS):
         raise _scheduler_error("num_train_timesteps", f"a whole number in [1, {MAX_LEVELS}]", levels)

@@ -12,7 +12,7 @@ from sampdetox_transforms.networks.padding import pad_to_multiple
 from sampdetox_transforms.networks.pickling import WeightsAsBytes
 from sampdetox_transforms.networks.precision import set_precision
 from sampdetox_transforms.networks.tiles import MAX_SIDE, in_parts
-from sampdetox_transforms.networks.unet_config import UNetConfig
+from sampdetox_transforms.networks.unet_config import UNetConfig, brief
 
 # Attention over more positions would need more than 1 GiB of float32 an image where no fused kernel serves.
 MAX_ATTENTION_POSITIONS = 128 * 128
@@ -54,7 +54,7 @@ class Denoiser(WeightsAsBytes):
         max_level = schedule.num_levels if max_level is None else max_level
         if isinstance(max_level, bool) or not isinstance(max_level, int) or not 1 <= max_level <= schedule.num_levels:
             raise ValueError(
-                f"max_level must be a whole number in [1, {schedule.num_levels}], got {max_level!r}. "
+                f"max_level must be a whole number in [1, {schedule.num_levels}], got {brief(max_level)}. "
                 "Leave it out for all levels of the schedule."
             )
         self.network = network
@@ -149,6 +149,6 @@ def denoiser_of(network: Callable, config: UNetConfig, schedule: Schedule, max_l
 def require_epsilon(prediction_type: str) -> None:
     if prediction_type != "epsilon":
         raise ValueError(
-            f"the network must predict the noise (prediction_type 'epsilon'), got {prediction_type!r}. "
+            f"the network must predict the noise (prediction_type 'epsilon'), got {brief(prediction_type)}. "
             "Wrap it in a callable that returns eps."
         )

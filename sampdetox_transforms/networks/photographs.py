@@ -18,10 +18,16 @@ from sampdetox_transforms._common import write_atomically
 from sampdetox_transforms.method.calibration import Calibration, Calibrations
 from sampdetox_transforms.method.schedule import Schedule, scaled
 from sampdetox_transforms.method.search import Answer
-from sampdetox_transforms.networks.checkpoints import WeightsFileError, verify_sha256
 from sampdetox_transforms.networks.padding import pad_to_multiple
 from sampdetox_transforms.networks.photo_unet import PhotoUNet
 from sampdetox_transforms.networks.restorer_files import RESTORER_FOLDER, load_calibrations, save_calibrations
+from sampdetox_transforms.networks.safe_files import (
+    WeightsFileError,
+    require_finite,
+    require_shapes,
+    safetensors_shapes,
+    verify_sha256,
+)
 from sampdetox_transforms.networks.tiles import in_parts
 
 PHOTOGRAPHS, CALIBRATION = "photographs.safetensors", "photographs.json"
@@ -125,7 +131,8 @@ def load_photographs(folder: str | Path = RESTORER_FOLDER) -> tuple[Photographs 
     """The networks that ``save_photographs`` wrote, with their calibration; None where the folder holds none.
 
     Raises:
-        WeightsFileError: a file is damaged, not the pinned one, or without the other.
+        WeightsFileError: a file is damaged, not finite, not the pinned one, or without the other.
+        ValueError: weights of other networks.
     """
     folder = Path(folder)
     path = folder / PHOTOGRAPHS
@@ -135,7 +142,11 @@ def load_photographs(folder: str | Path = RESTORER_FOLDER) -> tuple[Photographs 
         pins = PHOTOGRAPHS_SHA256 if folder == RESTORER_FOLDER else {}
         if pins:
             verify_sha256(path, pins[PHOTOGRAPHS])
-        networks, state = Photographs(), load_file(path)
+        networks = Photographs()
+        expected = {name: tuple(value.shape) for name, value in networks.state_dict().items()}
+        require_shapes(safetensors_shapes(path), expected, str(path), "the networks for photographs")
+        state = load_file(path)
+        require_finite(state, str(path))
         networks.load_state_dict({name: value.float() for name, value in state.items()})
         calibration = load_calibrations(folder / CALIBRATION, sha256=pins.get(CALIBRATION, "")).large
     except WeightsFileError:

@@ -60,7 +60,7 @@ class Restorer(WeightsAsBytes):
             return answer if image is None else answer._replace(image=image.mean(dim=1, keepdim=True))
         height, width = x.shape[-2:]
         if erased is None:
-            erased = x.new_zeros((len(x), 1, height, width), dtype=torch.bool)
+            erased = x.new_zeros((x.shape[0], 1, height, width), dtype=torch.bool)  # not len(x): a trace would keep it
         x = torch.where(erased, 0, x)
         rows, columns = -height % self.size_multiple, -width % self.size_multiple
         x = functional.pad(x, (0, columns, 0, rows))

@@ -66,7 +66,8 @@ def explanation_of(
         values = together(values.unflatten(0, (n // planes, planes))) if planes > 1 else values
         return values.reshape((*lead, *values.shape[1:])).to(tensor.device)
 
-    found, lightened, retouched = result.found, result.lightened, result.retouched
+    found, lightened = result.found, result.lightened
+    matched, retouched = result.matched, result.retouched
     if found is not None:
         least = shaped(found.p_value, lambda v: v.amin(1))
         found = Found(shaped(found.probability), shaped(found.mask), shaped(found.dense.long()) > 0, least)
@@ -84,20 +85,29 @@ def explanation_of(
         difference_map=None if result.difference_map is None else shaped(result.difference_map),
         found=found,
         lightened=None if lightened is None else unit_like(lightened, tensor).to(tensor.device),
+        matched=None if matched is None else shaped(matched.long()) > 0,
         retouched=retouched,
     )
 
 
-def nothing_done(x0: Tensor, settings: Preset, schedule: Schedule) -> Purified:
+def nothing_done(x0: Tensor, settings: Preset, schedule: Schedule, with_trigger: bool) -> Purified:
     """The result for no images."""
     empty, none = x0.new_zeros((0, 1, *x0.shape[2:]), dtype=torch.float64), x0.new_zeros(0, dtype=torch.float64)
     sigma1, sigma2 = (float(schedule.sigma(level)) for level in (settings.t1, settings.t2))
     calls = torch.zeros(0, dtype=torch.long)
+    matched = none.bool() if with_trigger else None
     if isinstance(settings, Restore):
         found = Found(empty, empty.bool(), none.bool(), none)
         retouched = Retouched(none, none.bool(), none, none)
-        return Purified(x0, x0, empty, calls, sigma1, sigma2, found=found, lightened=x0, retouched=retouched)
-    return Purified(x0, x0, empty, calls, sigma1, sigma2, difference_map=empty)
+        return Purified(
+            *(x0, x0, empty, calls, sigma1, sigma2),
+            found=found,
+            lightened=x0,
+            matched=matched,
+            retouched=retouched,
+        )
+    lightened = x0 if with_trigger else None
+    return Purified(x0, x0, empty, calls, sigma1, sigma2, difference_map=empty, lightened=lightened, matched=matched)
 
 
 @contextmanager

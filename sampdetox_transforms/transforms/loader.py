@@ -49,7 +49,7 @@ class DetoxLoader:
         return getattr(self.loader, name)
 
     def __iter__(self) -> Iterator[Any]:
-        device = self.detox.denoiser.device or self.detox._device
+        device = self.detox.device
         if device is None or device.type != "cuda":
             yield from map(self.detox, self.loader)
             return

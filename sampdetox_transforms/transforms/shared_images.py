@@ -60,7 +60,7 @@ def as_unit(images: Tensor, name: str = "images") -> Float[Tensor, "n c h w"]:
         )
     if images.dtype == torch.uint8:
         return images.as_subclass(Tensor).float() / 255
-    x = images.detach().as_subclass(Tensor).float()
+    x = images.as_subclass(Tensor).float()
     if x.numel():
         low, high = x.amin().item(), x.amax().item()
         if low != low or high != high:
@@ -75,12 +75,12 @@ def as_unit(images: Tensor, name: str = "images") -> Float[Tensor, "n c h w"]:
 def batches_of(images: Any, at_once: int = 64) -> Iterator[Float[Tensor, "n c h w"]]:
     """A tensor in batches, or each batch of an iterable: a tensor, or a tuple or list that begins with one."""
     if isinstance(images, Tensor):
-        yield from as_unit(images).split(at_once)
+        yield from as_unit(images.detach()).split(at_once)
         return
     for batch in images:
         tensor: Any = batch[0] if isinstance(batch, tuple | list) and len(batch) else batch
         tensor = tensor[None] if isinstance(tensor, Tensor) and tensor.ndim == 3 else tensor
-        yield from as_unit(tensor).split(at_once)
+        yield from as_unit(tensor.detach() if isinstance(tensor, Tensor) else tensor).split(at_once)
 
 
 def check_images_given(images: Any) -> None:
@@ -147,14 +147,17 @@ def keep(images: Any, detox: Any) -> dict[tuple[int, ...], Kept]:
     for batch in batches_of(images):
         if not len(batch):
             continue
-        shape = tuple(batch.shape[1:])
-        if any(other[0] != shape[0] for other in kept):
+        if any(other[0] != batch.shape[1] for other in kept):
             raise ValueError(
-                f"images must all be grey or all in colour, got {shape[0]} channels among others. "
+                f"images must all be grey or all in colour, got {batch.shape[1]} channels among others. "
                 "Expand the grey ones to three channels."
             )
-        limit = max(LEAST_IMAGES, min(KEPT_IMAGES, KEPT_VALUES // (2 * batch[0].numel())))
-        own = kept.setdefault(shape, Kept(limit))
         with torch.no_grad():
-            own.add(batch, *purified_by(detox, batch))
+            kept_of(kept, batch).add(batch, *purified_by(detox, batch))
     return kept
+
+
+def kept_of(kept: dict[tuple[int, ...], Kept], batch: Float[Tensor, "n c h w"]) -> Kept:
+    """Where images of this shape are kept; made where there are none yet."""
+    limit = max(LEAST_IMAGES, min(KEPT_IMAGES, KEPT_VALUES // (2 * batch[0].numel())))
+    return kept.setdefault(tuple(batch.shape[1:]), Kept(limit))

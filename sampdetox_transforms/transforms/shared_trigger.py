@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import PIL.Image
 import torch
@@ -18,19 +17,15 @@ from torch import Tensor
 from sampdetox_transforms._common import write_atomically
 from sampdetox_transforms.method.shared.estimate import OPAQUE, Shared
 from sampdetox_transforms.method.shared.match import Filter, matching, patch_distance, strengths, without
-from sampdetox_transforms.method.shared_trigger import MOST, Recovered, recover_shared
+from sampdetox_transforms.method.shared.moving import nearest, without_moving
 from sampdetox_transforms.networks.checkpoints import WeightsFileError
-from sampdetox_transforms.transforms.shared_images import (
-    LEAST_IMAGES,
-    Fill,
-    as_unit,
-    batches_of,
-    check_images_given,
-    fill_by,
-    keep,
-)
+from sampdetox_transforms.transforms.shared_images import Fill, as_unit
 
 FORMAT = "sampdetox shared trigger 1"
+
+# What may be taken out of images with nobody asked: the share of pixels that it covers, and how much it changes the
+# mean image, root mean square. Attackers need less; a frame, a title or half of a picture is more.
+LARGEST_AREA, LARGEST_ENERGY = 0.15, 0.12
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +39,8 @@ class SharedTrigger:
         images: how many images it was found in.
         false_alarm_rate: the share of images without it that may match.
         known: what a match is measured against.
+        moves: whether it is a patch that has a place of its own in each image; ``pattern`` then shows it in the upper
+            left corner.
         fill: fills opaque pixels; not saved. None spreads the pixels around them. ``recover_trigger`` gives it that of
             its ``detox``.
     """
@@ -54,12 +51,14 @@ class SharedTrigger:
     images: int
     false_alarm_rate: float
     known: Filter
+    moves: bool = False
     fill: Fill | None = None
 
     def __repr__(self) -> str:
         size = "x".join(map(str, self.pattern.shape))
         covered = float((self.opacity >= OPAQUE).float().mean())
         kind = f"a patch of {covered:.1%}" if covered else f"opacity {float(self.opacity.mean()):.2f}"
+        kind += " that moves" if self.moves else ""
         return f"SharedTrigger({size}, {kind}, from {self.images} images, p <= {self.p_value:.2g})"
 
     def matches(self, images: Tensor) -> Bool[Tensor, " n"]:
@@ -69,6 +68,8 @@ class SharedTrigger:
             ValueError, TypeError: images of another size or number of channels, NaN, out of range.
         """
         x, shared, known = self._checked(images)
+        if self.moves:
+            return nearest(x, shared)[0] <= known.near
         return matching(x, shared, known, false_alarm_rate=self.false_alarm_rate)
 
     def strength(self, images: Tensor) -> Float[Tensor, " n"]:
@@ -78,7 +79,8 @@ class SharedTrigger:
         """
         x, shared, known = self._checked(images)
         if self._is_patch:
-            return 1 - patch_distance(x, shared) / (2 * known.near)
+            distance = nearest(x, shared)[0] if self.moves else patch_distance(x, shared)
+            return 1 - distance / (2 * known.near)
         return strengths(x, shared, known)[0]
 
     def remove(self, images: Tensor, fill: Fill | None = None) -> Tensor:
@@ -89,7 +91,7 @@ class SharedTrigger:
             fill: fills opaque pixels; None for the trigger's own.
         """
         x, shared, _ = self._checked(images)
-        result, opaque = without(x, shared)
+        result, opaque = without_moving(x, shared) if self.moves else without(x, shared)
         fill = self.fill if fill is None else fill
         if fill is not None and len(x) and bool(opaque.any()):
             with torch.no_grad():
@@ -138,6 +140,7 @@ class SharedTrigger:
             "deviation": self.known.deviation,
             "least": self.known.least,
             "near": self.known.near,
+            "moves": self.moves,
         }
         text = json.dumps(about)
         metadata = {"format": FORMAT, "about": text, "sha256": _digest(tensors, text)}
@@ -176,6 +179,29 @@ class SharedTrigger:
         return type(self)(**fields)
 
     @property
+    def area(self) -> float:
+        """The share of pixels in which nothing of the image is left."""
+        return float((self.opacity >= OPAQUE).float().mean())
+
+    @property
+    def energy(self) -> float:
+        """How much it changes the mean image: root mean square, in units of images in [0, 1]."""
+        return float((self.pattern - self.opacity * self.known.mean).square().mean().sqrt())
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is small and faint enough to be taken out with nobody asked, see ``LARGEST_AREA``.
+
+        An attacker can make anything that images show a shared trigger, by a flood of images that show it.
+        """
+        return self.area <= LARGEST_AREA and self.energy <= LARGEST_ENERGY
+
+    @property
+    def covers(self) -> bool:
+        """Whether some pixels are opaque, so that nothing of the image is left in them."""
+        return bool((self.opacity >= OPAQUE).any())
+
+    @property
     def _is_patch(self) -> bool:
         opaque = self.opacity >= OPAQUE
         return bool(opaque.any()) and not bool((self.pattern * ~opaque).any())
@@ -203,82 +229,6 @@ class SharedTrigger:
             )
         known = self.known._replace(mean=self.known.mean.to(x), scale=self.known.scale.to(x))
         return x, Shared(self.pattern.to(x), self.opacity.to(x)), known
-
-
-def recover_trigger(images: Any, detox: Any, *, false_alarm_rate: float = 0.01) -> SharedTrigger | None:
-    """The trigger that some of many images share, recovered without labels or a classifier; None without one.
-
-    What ``detox`` takes out of each image is compared with what it takes out of the others.
-
-    Args:
-        images: (n, c, h, w), uint8 or floats in [0, 1], or an iterable of such batches (or of tuples that begin with
-            one, such as a ``DataLoader``), of one size. All are looked at once, and all are matched once; memory does
-            not grow with their number.
-        detox: a ``SampDetox``.
-        false_alarm_rate: how often a trigger may be claimed where images have nothing in common but chance, and the
-            share of images without the trigger that may match it.
-
-    Raises:
-        ValueError: fewer than 8 different images, images of several sizes, grey ones among those in colour, NaN, a
-            rate outside (0, 1).
-        TypeError: an iterator, which is used up after one pass; images that are no tensors.
-    """
-    found = _recover(images, detox, false_alarm_rate, most=1, sizes=1)
-    return found[0] if found else None
-
-
-def recover_triggers(
-    images: Any, detox: Any, *, false_alarm_rate: float = 0.01, most: int = MOST
-) -> list[SharedTrigger]:
-    """As ``recover_trigger``, all triggers that are found one after the other, and those of each size of image.
-
-    ``pattern.shape`` says which size a trigger belongs to. Sizes with fewer than 8 different images are left out.
-    """
-    return _recover(images, detox, false_alarm_rate, most=most, sizes=None)
-
-
-def _recover(images: Any, detox: Any, rate: float, *, most: int, sizes: int | None) -> list[SharedTrigger]:
-    if isinstance(rate, bool) or not isinstance(rate, float | int) or not 0.001 <= rate < 1:
-        raise ValueError(f"false_alarm_rate must be in [0.001, 1), got {rate!r}. 0.01 is the default.")
-    check_images_given(images)
-    kept = keep(images, detox)
-    if sizes is not None and len(kept) > sizes:
-        shapes = ", ".join("x".join(map(str, shape[1:])) for shape in kept)
-        raise ValueError(f"images must have one size, got {shapes}. Use recover_triggers, one result for each size.")
-    largest = max((len(own.items) for own in kept.values()), default=0)
-    if largest < LEAST_IMAGES:
-        raise ValueError(
-            f"images must be {LEAST_IMAGES} different ones or more, got {largest} of one size. "
-            "Collect more; duplicates count once."
-        )
-    fill = fill_by(detox)
-    found = [
-        from_recovered(each, rate, fill)
-        for own in kept.values()
-        if len(own.items) >= LEAST_IMAGES
-        for each in recover_shared(*own.tensors(), false_alarm_rate=rate, most=most)
-    ]
-    return [_counted(trigger, images) for trigger in found]
-
-
-def from_recovered(recovered: Recovered, false_alarm_rate: float, fill: Fill | None = None) -> SharedTrigger:
-    """What was recovered, as users get it."""
-    return SharedTrigger(
-        pattern=recovered.shared.pattern,
-        opacity=recovered.shared.opacity,
-        p_value=recovered.p_value,
-        images=int(recovered.members.sum()),
-        false_alarm_rate=float(false_alarm_rate),
-        known=recovered.known,
-        fill=fill,
-    )
-
-
-def _counted(trigger: SharedTrigger, images: Any) -> SharedTrigger:
-    """The pass for matching: in how many of all images it is."""
-    shape = trigger.pattern.shape
-    number = sum(int(trigger.matches(batch).sum()) for batch in batches_of(images) if batch.shape[1:] == shape)
-    return type(trigger)(**{**vars(trigger), "images": number})
 
 
 def _digest(tensors: dict[str, Tensor], text: str) -> str:

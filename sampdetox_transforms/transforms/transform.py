@@ -8,8 +8,6 @@ import copy
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -44,10 +42,11 @@ from sampdetox_transforms.transforms.images import (
     is_pure_tensor,
     to_core,
 )
+from sampdetox_transforms.transforms.passes import PASS, in_pass
 from sampdetox_transforms.transforms.presets import DEFAULT, Preset, get_preset
+from sampdetox_transforms.transforms.shared_removal import as_triggers, check_shapes, without_triggers
 
 CPU = torch.device("cpu")
-PASS: ContextVar[int] = ContextVar("pass_index", default=0)
 
 
 class SampDetox(v2.Transform):
@@ -73,7 +72,8 @@ class SampDetox(v2.Transform):
         restorer: search networks for preset "restore": a folder, or ``Restorers``; None for the package's own.
         calibration: their thresholds: a file that ``sampdetox calibrate`` wrote, a ``Calibrations``, or a
             ``Calibration`` for small images; None for those that come with the networks.
-        trigger: a ``SharedTrigger`` or its file: where it is recognised it is taken out first.
+        trigger: a ``SharedTrigger``, its file, or several of them: where one is recognised it is taken out first. All
+            images must then have its shape.
         mean, std: undo a normalisation before, and redo it after; for a transform placed behind ``Normalize``.
         device: where to compute. None: where the module is (``.to`` moves it), or on the input's accelerator.
         dtype: what the networks compute in; None for bfloat16 where the processor or card has it, and float32
@@ -103,6 +103,7 @@ class SampDetox(v2.Transform):
         schedule: str | None = None,
         restorer: str | os.PathLike[str] | Restorers | None = None,
         calibration: str | os.PathLike[str] | Calibrations | Calibration | None = None,
+        trigger: Any = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         device: str | torch.device | None = None,
@@ -119,6 +120,7 @@ class SampDetox(v2.Transform):
         self.batch_size, self.seed = check_batch_size(batch_size), check_seed(seed)
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise ValueError(f"dtype must be a floating-point dtype, got {dtype}. torch.bfloat16 is the fast one.")
+        self.triggers = as_triggers(trigger)
         target = check_device(device)
         searches = isinstance(self.settings, Restore)
         if not searches and (restorer is not None or calibration is not None):
@@ -180,6 +182,7 @@ class SampDetox(v2.Transform):
         """Refuse what cannot be purified before any work; see the class for what is raised."""
         check_not_traced(flat_inputs)
         images = check_sample(flat_inputs, self.normalisation)
+        check_shapes(self.triggers, images)
         check_worker([self.denoiser.device, *(image.device for image in images if isinstance(image, Tensor))])
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
@@ -212,6 +215,12 @@ class SampDetox(v2.Transform):
         """The same transform, sharing the network, for images normalised with ``mean`` and ``std``."""
         other = copy.copy(self)
         other.normalisation = check_normalisation(mean, std)
+        return other
+
+    def with_trigger(self, trigger: Any) -> "SampDetox":
+        """The same transform, sharing the networks, which takes ``trigger`` out first, as above; None takes none."""
+        other = copy.copy(self)
+        other.triggers = as_triggers(trigger)
         return other
 
     def calibrate(self, images: Any, *, false_alarm_rate: float = 0.05, data: str = "") -> Calibrations:
@@ -257,6 +266,9 @@ class SampDetox(v2.Transform):
         return tensor, to_core(tensor.to(self._compute_device(tensor)), self.normalisation, self.denoiser.channels)
 
     def _purify(self, x0: Tensor) -> Purified:
+        return without_triggers(self.triggers, x0, self, self._look) if self.triggers else self._look(x0)
+
+    def _look(self, x0: Tensor) -> Purified:
         noise = fresh_noise if self.seed is None else SeededNoise(x0, self.seed, PASS.get())
         denoiser = on_schedule(self.denoiser, self.denoiser.schedule, self.schedule)
         if self.restorer is None or self.calibration is None:
@@ -269,22 +281,17 @@ class SampDetox(v2.Transform):
         if len(x0):
             result = joined([self._purify(chunk) for chunk in x0.split(self.batch_size)])
         else:
-            result = nothing_done(x0, self.settings, self.schedule)
+            result = nothing_done(x0, self.settings, self.schedule, bool(self.triggers))
         return explanation_of(result, self.schedule, self.normalisation, inpt, tensor)
 
+    @property
+    def device(self) -> torch.device | None:
+        """Where it computes; None where that follows the images."""
+        return self.denoiser.device or self._device
+
     def _compute_device(self, tensor: Tensor) -> torch.device:
-        own = self.denoiser.device or self._device or tensor.device
+        own = self.device or tensor.device
         if self._device is None and own.type == "cpu" and tensor.device.type != "cpu":
             self.to(tensor.device)
             return tensor.device
         return own
-
-
-@contextmanager
-def in_pass(pass_index: int) -> Iterator[None]:
-    """Within it, seeded noise is that of another purification of the same images."""
-    token = PASS.set(pass_index)
-    try:
-        yield
-    finally:
-        PASS.reset(token)

@@ -15,7 +15,8 @@ from sampdetox_transforms._common import write_atomically
 from sampdetox_transforms.method.shared_trigger import recover_shared
 from sampdetox_transforms.networks.checkpoints import WeightsFileError
 from sampdetox_transforms.transforms.shared_images import LEAST_IMAGES, as_unit, content_key, fill_by, purified_by
-from sampdetox_transforms.transforms.shared_trigger import SharedTrigger, from_recovered
+from sampdetox_transforms.transforms.shared_recovery import check_rate, from_recovered
+from sampdetox_transforms.transforms.shared_trigger import SharedTrigger
 
 
 class TriggerMemory:
@@ -38,8 +39,7 @@ class TriggerMemory:
         for name, value, least in (("size", size, LEAST_IMAGES), ("every", every, 1)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be a whole number of {least} or more, got {value!r}. Leave it out.")
-        if not 0.001 <= false_alarm_rate < 1:
-            raise ValueError(f"false_alarm_rate must be in [0.001, 1), got {false_alarm_rate!r}. 0.01 is the default.")
+        check_rate(false_alarm_rate)
         self.detox, self.size, self.every, self.false_alarm_rate = detox, size, every, false_alarm_rate
         self.trigger: SharedTrigger | None = None
         self._items: dict[bytes, tuple[Tensor, Tensor]] = {}
@@ -61,14 +61,14 @@ class TriggerMemory:
         Raises:
             ValueError: images of another size than those before, NaN, or neither ``detox`` nor ``purified``.
         """
-        x = as_unit(images)
+        x = as_unit(images).detach()
         if purified is None:
             if self.detox is None:
                 raise ValueError("purified images must be given where the memory has no detox, got none. Give either.")
             with torch.no_grad():
                 clean = purified_by(self.detox, x)[0]
         else:
-            clean = as_unit(purified, "purified")
+            clean = as_unit(purified, "purified").detach()
         if clean.shape != x.shape:
             raise ValueError(f"purified must have the images' shape {tuple(x.shape)}, got {tuple(clean.shape)}.")
         with self._lock:

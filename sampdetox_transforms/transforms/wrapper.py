@@ -13,7 +13,8 @@ from sampdetox_transforms.transforms.explanation import telling
 from sampdetox_transforms.transforms.fit import CANDIDATES, Dose, Fit, fit_to_classifier
 from sampdetox_transforms.transforms.fitting import candidates_for, in_units, in_wanted_units, with_dose
 from sampdetox_transforms.transforms.images import check_normalisation
-from sampdetox_transforms.transforms.transform import SampDetox, in_pass
+from sampdetox_transforms.transforms.passes import in_pass
+from sampdetox_transforms.transforms.transform import SampDetox
 
 
 class DetoxWrapper(nn.Module):
@@ -28,6 +29,7 @@ class DetoxWrapper(nn.Module):
         return_suspicion: return (logits, p_value), the latter (n,) as in ``Explanation.found``, of the first pass:
             the share of clean images that look at least as suspicious, of both kinds of trigger. Needs a ``detox``
             whose preset searches for triggers ("restore").
+        trigger: as for ``SampDetox``: a ``SharedTrigger`` or its file, taken out first. Give it here or to ``detox``.
 
     ``fit`` chooses how strong the purification is by what the classifier stands; ``fitted`` says what it chose, None
     before. It is part of ``state_dict``.
@@ -44,6 +46,7 @@ class DetoxWrapper(nn.Module):
         std: Sequence[float] | None = None,
         passes: int = 1,
         return_suspicion: bool = False,
+        trigger: Any = None,
     ):
         super().__init__()
         if not callable(model):
@@ -57,19 +60,22 @@ class DetoxWrapper(nn.Module):
         detox = SampDetox() if detox is None else detox
         if normalisation is not None and detox.normalisation is not None:
             raise ValueError("mean and std must be given once, got them here and in detox. Leave one of the two out.")
+        if trigger is not None and detox.triggers:
+            raise ValueError("trigger must be given once, got one here and one in detox. Leave one of the two out.")
         if return_suspicion and detox.restorer is None:
             raise ValueError(
                 "return_suspicion needs a detox that searches for triggers, got one that does not. "
                 "Build it with preset='restore', the default."
             )
         self.model, self.passes, self.return_suspicion = model, whole, return_suspicion
-        self.detox = detox if normalisation is None else detox.with_normalisation(*normalisation)
+        detox = detox if normalisation is None else detox.with_normalisation(*normalisation)
+        self.detox = detox if trigger is None else detox.with_trigger(trigger)
         self.fitted: Fit | None = None
 
     @property
     def device(self) -> torch.device | None:
-        """Where the purification computes; None for weights without parameters."""
-        return self.detox.denoiser.device
+        """Where the purification computes; None where that follows the images."""
+        return self.detox.device
 
     def forward(self, images: Tensor, **kwargs: Any) -> Any:
         """Logits of purified images: (n, c, h, w) -> what the model returns, averaged over the passes.

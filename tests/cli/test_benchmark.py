@@ -8,8 +8,9 @@ import torch
 from cli_pictures import colours, save
 
 from sampdetox_transforms import SampDetox
-from sampdetox_transforms.cli.benchmark import benchmark_images, data_name
+from sampdetox_transforms.cli.benchmark import data_name
 from sampdetox_transforms.lab.speed import benchmark as speed
+from sampdetox_transforms.lab.speed.images import benchmark_images
 from sampdetox_transforms.transforms import transform
 
 

@@ -10,7 +10,7 @@ from cli_pictures import colours, files, save
 from sampdetox_transforms import SampDetox
 from sampdetox_transforms.cli import calibrate as cli
 from sampdetox_transforms.cli.purify.files import read_picture
-from sampdetox_transforms.networks.restorer_files import load_calibration
+from sampdetox_transforms.networks.restorer_files import load_calibration, load_calibrations
 
 
 @pytest.fixture
@@ -50,7 +50,22 @@ def test_the_thresholds_as_json(run, clean, tiny, tmp_path):
     found = json.loads(printed)
     local, dense = load_calibration(out).thresholds
     assert (status, err) == (0, "") and (found["images"], found["failed"], found["out"]) == (6, [], str(out))
-    assert found["thresholds"] == pytest.approx({"local": local, "dense": dense}, abs=1e-4)
+    assert list(found["thresholds"]) == ["small"]
+    assert found["thresholds"]["small"] == pytest.approx({"images": 6, "local": local, "dense": dense}, abs=1e-4)
+
+
+def test_the_thresholds_of_each_size_are_told(run, clean, tiny, tmp_path):
+    """Small and large pictures are searched by networks of their own; each size has its thresholds."""
+    for i in range(5):
+        save(clean / f"large{i}.png", colours(10 + i, (52, 50, 3)))
+    flags = ("--weights", tiny, "--device", "cpu", "--false-alarm-rate", 0.5)
+    status, printed, _ = run("calibrate", clean, "-o", tmp_path / "t.json", *flags)
+    assert status == 0
+    stored = load_calibrations(tmp_path / "t.json")
+    (small, large), lines = (stored.small, stored.large), printed.splitlines()
+    assert lines[0].startswith("measured 11 clean pictures")
+    for line, part, start in zip(lines[1:], (small, large), ("6 small pictures", "5 large pictures"), strict=True):
+        assert line.startswith(start) and f"{part.thresholds[0]:.3f} on" in line and f"{part.thresholds[1]:.3f}" in line
 
 
 def test_pictures_that_cannot_be_read_are_named(run, clean, tiny, tmp_path):

@@ -100,7 +100,7 @@ def test_what_is_not_expected_is_not_hidden(run, monkeypatch, tmp_path):
     def fault(*args):
         raise KeyError("a fault of ours")
 
-    monkeypatch.setattr(purify, "plan", fault)
+    monkeypatch.setattr(purify, "prepare", fault)
     with pytest.raises(KeyError, match="a fault of ours"):
         run("purify", tmp_path, tmp_path / "out")
 
@@ -109,7 +109,7 @@ def test_an_interrupt_is_130(run, monkeypatch, tmp_path):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(purify, "plan", interrupt)
+    monkeypatch.setattr(purify, "prepare", interrupt)
     status, out, err = run("purify", tmp_path, tmp_path / "out")
     assert (status, out, err) == (130, "", "sampdetox: interrupted; what is finished is kept\n")
 

@@ -1,10 +1,8 @@
 """DetoxLoader: what comes out of it is what ``detox`` makes of each batch, whatever the batch is."""
 
 import copy
-import json
 import pickle
 import re
-import runpy
 import sys
 import types
 import warnings
@@ -196,12 +194,14 @@ def test_on_cuda_images_come_out_there_and_labels_stay(tiny, pin):
 
 # What docs/speed.md shows
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "performance.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+LOADER, RAY = (
+    re.findall(r"```python\n(.*?)```", (DOCS / name).read_text(), re.DOTALL)[0] for name in ("speed.md", "ray.md")
+)
 
 
 def test_the_loader_of_the_docs():
-    code = BLOCKS[0].replace('device="cuda"', 'device="cpu"')
+    code = LOADER.replace('device="cuda"', 'device="cpu"')
     names = {"loader": [(pixels(2), torch.arange(2))], "classifier": lambda images: images.mean(dim=(1, 2, 3))}
     exec(code, names)
     assert names["logits"].shape == (2,)
@@ -223,43 +223,24 @@ def test_the_class_of_the_ray_recipe(photos, monkeypatch):
     taken = {}
 
     class Data:
-        def map_batches(self, build, **options):
+        def map_batches(self, build, *, fn_constructor_kwargs, **options):
             array = photos.movedim(1, -1).numpy().copy()
             array.flags.writeable = False
             taken.update(options)
-            return build()({"image": array, "path": ["0.png", "1.png", "2.png"]})
+            return build(**fn_constructor_kwargs)({"image": array, "path": ["0.png", "1.png", "2.png"]})
 
     def read_images(folder, **options):
         taken.update(folder=folder, **options)
         return Data()
 
-    ray = types.SimpleNamespace(data=types.SimpleNamespace(read_images=read_images))
+    data = types.SimpleNamespace(read_images=read_images, ActorPoolStrategy=lambda size: size)
+    ray = types.SimpleNamespace(data=data)
     monkeypatch.setitem(sys.modules, "ray", ray)
     names = {}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        exec(BLOCKS[1], names)
+        exec(RAY, names)
     assert taken["folder"] == "photos" and taken["mode"] == "RGB" and taken["batch_size"] == 64
     expected = SampDetox("bundled", seed=0)(photos).movedim(1, -1)
     assert torch.equal(torch.from_numpy(names["clean"]["image"]), expected)
     assert names["clean"]["path"] == ["0.png", "1.png", "2.png"]
-
-
-@pytest.mark.usefixtures("photos")
-def test_the_ray_recipe():
-    pytest.importorskip("ray")
-    names = {}
-    exec(BLOCKS[1], names)
-    assert len(names["clean"].take_all()) == 3
-
-
-def test_the_example_that_compares_the_two(tiny, tmp_path):
-    script = Path(__file__).resolve().parents[2] / "examples" / "loader_speed.py"
-    example = runpy.run_path(str(script))
-    arguments = ["--weights", str(tiny), "--workers", "0", "--n", "5", "--batch-size", "2", "--device", "cpu"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [str(script), *arguments, "--out", str(tmp_path / "speed")])
-        example["main"]()
-    (row,) = json.loads((tmp_path / "speed.json").read_text())["rows"]
-    assert row["workers"] == 0 and row["transform"] > 0 and row["DetoxLoader"] > 0
-    assert "| 0 |" in (tmp_path / "speed.md").read_text()

@@ -1,5 +1,7 @@
 """A seed decides the result: whatever kind of whole number it is, and whatever dtype torch or the image has."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -61,3 +63,13 @@ def test_copies_of_an_image_in_other_dtypes_get_the_same_noise_and_result(tiny, 
     result = result / 255 if dtype == torch.uint8 else result
     tolerance = {torch.uint8: 0.51 / 255, torch.float16: 5e-3, torch.float64: 1e-5}[dtype]
     assert float((result.double() - expected.double()).abs().max()) <= tolerance
+
+
+def test_threads_share_one_transform(tiny):
+    """Calls keep no state: images that are purified at the same time come out as each does alone."""
+    detox = SampDetox(tiny, seed=0)
+    images = [pixels(3, 8, 8 + i % 3, seed=i) for i in range(12)]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(detox, images))
+    for one, image in zip(found, images, strict=True):
+        torch.testing.assert_close(one, detox(image), rtol=0, atol=1e-5)

@@ -1,26 +1,25 @@
 """``sampdetox purify``: a picture or a folder tree of pictures."""
 
 import logging
-import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from sampdetox_transforms.cli import flags
+from sampdetox_transforms.cli.purify.actors import carry_out_on_ray
+from sampdetox_transforms.cli.purify.buckets import place
 from sampdetox_transforms.cli.purify.files import MAX_PIXELS
-from sampdetox_transforms.cli.purify.ranks import Rank, current_rank, device_of_rank, shard, status_of
-from sampdetox_transforms.cli.purify.report import check_place, write_report
-from sampdetox_transforms.cli.purify.rows import Changes, Row, collect, in_order
-from sampdetox_transforms.cli.purify.run import BATCH_MOST, BATCH_PIXELS, purify_pictures
-from sampdetox_transforms.cli.purify.tree import Failure, Job, plan, remove_leftovers
+from sampdetox_transforms.cli.purify.report import write_report
+from sampdetox_transforms.cli.purify.rows import in_order
+from sampdetox_transforms.cli.purify.run import BATCH_MOST, BATCH_PIXELS
+from sampdetox_transforms.cli.purify.task import Task, carry_out, prepare
+from sampdetox_transforms.cli.purify.together import Together, check_together
 from sampdetox_transforms.cli.shared import (
     check_at_least,
     check_writable,
-    choose_device,
     listen,
     make_detox,
     printable,
@@ -28,9 +27,6 @@ from sampdetox_transforms.cli.shared import (
     say_json,
     settings_of,
 )
-
-if TYPE_CHECKING:
-    from sampdetox_transforms.transforms.transform import SampDetox
 
 LOG = logging.getLogger(__name__)
 
@@ -56,24 +52,28 @@ Results are PNG, turned upright, without EXIF data. Transparency and the colour 
 16 bits stay so. Not purified, but named at the end: 16-bit colour, 32-bit and floating-point pictures, pictures of
 several frames (GIF, TIFF, APNG; of a phone's MPO file the first is taken), and those of more than --max-pixels.
 
-Several processes share the pictures where a launcher sets RANK and WORLD_SIZE:
+--together compares what is taken out of the pictures, and looks for a trigger that some of them share; those that carry
+one are purified anew without it. The results then depend on which pictures lie in IN together, and it is off unless
+asked for. What covers much, or is in most pictures, is reported and left in. It needs 8 pictures or more of one size.
 
-\b
-  torchrun --nproc-per-node 4 -m sampdetox_transforms purify IN OUT
-
-On CUDA each takes a card of its own; on processors, set OMP_NUM_THREADS. Each writes a report of its own part:
-report.rank0.html, report.rank1.html, ... Under torchrun the exit status is 0 where only pictures failed: for any other
-it would stop the other processes.
+With --ray, actors of Ray Data share the pictures: one a card where the cluster has cards, else one a processor core,
+each on one thread. There is one report. Pictures of an actor that dies are purified by another; one at which two die
+fails. Without ADDRESS, the cluster is the one that RAY_ADDRESS names or that was started here, else one is started for
+the run. The machines of a cluster must all see IN and OUT; they may be in a bucket.
 """
 
 
 def purify(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A picture, or a folder.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder outside of IN; for a picture also a .png file.")],
+    source: Annotated[str, typer.Argument(metavar="IN", help="A picture, or a folder; s3://bucket/folder, too.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="A folder outside of IN; for a picture also a .png file.")],
     weights: flags.Weights = None,
     restorer: flags.Restorer = None,
     calibration: flags.Calibration = None,
     trigger: flags.Trigger = None,
+    together: Annotated[
+        bool,
+        typer.Option("--together", show_default="each by itself", help="Take out a trigger that pictures of IN share."),
+    ] = False,
     preset: flags.Preset = None,
     t1: flags.T1 = None,
     t2: flags.T2 = None,
@@ -104,6 +104,7 @@ def purify(
             "outside of IN.",
         ),
     ] = None,
+    ray: flags.Ray = None,
     as_json: flags.Json = False,
     verbose: flags.Verbose = 0,
     quiet: flags.Quiet = False,
@@ -111,19 +112,26 @@ def purify(
     """Purify a picture, or a folder tree of pictures."""
     listen(verbose, quiet)
     check_at_least(1, max_pixels=max_pixels)
-    rank = current_rank(os.environ)
-    task = prepare(source, out, report, rank, overwrite)
+    task = prepare(place(source), place(out), report, overwrite)
+    if together:
+        check_together(task.todo + task.there, task.source, trigger, ray)
     settings: dict[str, Any] = {
         **{"weights": weights, "restorer": restorer, "calibration": calibration, "trigger": trigger},
         **{"preset": preset, "t1": t1, "t2": t2, "sampler": sampler, "stride": stride, "seed": seed},
-        **{"dtype": dtype, "device": device, "batch_size": batch_size},
+        **{"dtype": dtype, "batch_size": batch_size},
     }
     try:
-        if task.todo:
-            check_writable(task.todo[0].target.parent)
-            if rank.world > 1:
-                settings["device"] = device_of_rank(choose_device(device), rank)
-            carry_out(task, make_detox(**settings), batch_size, max_pixels, quiet)
+        if task.todo or together:
+            folder = (task.todo or task.there)[0].target.parent
+            if isinstance(folder, Path):
+                check_writable(folder)
+            detox = make_detox(device=device if ray is None else "cpu", **settings)
+            for name, value in settings_of(detox).items():
+                LOG.info("%s: %s", name, value)
+            if ray is None:
+                carry_out(task, detox, batch_size, max_pixels, quiet, Together() if together else None)
+            else:
+                carry_out_on_ray(task, detox, ray, device, batch_size, max_pixels, quiet)
     finally:
         for failure in task.failures:
             print(f"sampdetox: failed: {printable(failure)}", file=sys.stderr)
@@ -132,92 +140,11 @@ def purify(
     if as_json:
         say_json(as_document(task))
     else:
-        say(as_text(task, rank), quiet=quiet)
-    return status_of(len(task.failures), os.environ)
+        say(as_text(task), quiet=quiet)
+    return 1 if task.failures else 0
 
 
-@dataclass
-class Task:
-    """What a run has to do, and what it did.
-
-    Attributes:
-        source, out: IN and OUT.
-        todo: the pictures to purify; ``skipped`` others have their result already.
-        left_out: files that are no pictures.
-        report: where to list what was found, or None; ``keep_report`` where one of before stays.
-        failures, done, changes, rows, about: what became of the pictures, and how they were purified.
-    """
-
-    source: Path
-    out: Path
-    todo: list[Job]
-    skipped: int
-    left_out: int
-    report: Path | None
-    keep_report: bool
-    failures: list[Failure]
-    done: int = 0
-    changes: Changes = field(default_factory=Changes)
-    rows: list[Row] = field(default_factory=list)
-    about: list[str] = field(default_factory=list)
-
-
-def prepare(source: Path, out: Path, report: Path | None, rank: Rank, overwrite: bool) -> Task:
-    """What there is to do, with all paths checked; removes what a run that was killed left half-written."""
-    jobs, failures, left_out = plan(source, out)
-    report = None if report is None else report_of_rank(report, rank)
-    if report is not None:
-        check_place(report, source, jobs)
-        check_writable(report.parent)
-    places = [job.target for job in jobs] + ([] if report is None else [report])
-    jobs = shard(jobs, rank)
-    if rank.index > 0:
-        failures, left_out = [], 0  # rank 0 names what is the matter with the tree
-    todo = [job for job in jobs if overwrite or not job.target.is_file()]
-    keep = report is not None and report.exists() and not overwrite
-    if keep and todo:
-        raise ValueError(
-            f"--report must be a file that does not exist yet, got {report}. Give another name; --overwrite replaces "
-            "it, and makes all results anew."
-        )
-    if rank.world == 1:  # the others may be on another machine, where their numbers mean other processes
-        for path in remove_leftovers(places):
-            LOG.info("removed %s, which a run that was killed left half-written", path)
-    return Task(source, out, todo, len(jobs) - len(todo), left_out, report, keep, failures)
-
-
-def carry_out(task: Task, detox: "SampDetox", batch_size: int | None, max_pixels: int, quiet: bool) -> None:
-    """Purify what is to do, and note in ``task`` what was done."""
-    for name, value in settings_of(detox).items():
-        LOG.info("%s: %s", name, value)
-    notes = [task.changes.note(detox.settings.t1)]
-    if task.report is not None:
-        task.about = about_detox(detox)
-        notes.append(collect(task.rows, detox.calibration, pictures=task.report.suffix.lower() != ".csv"))
-    task.done = purify_pictures(
-        task.todo, detox, batch_size, task.failures, quiet=quiet, notes=notes, max_pixels=max_pixels
-    )
-    task.changes.forget(task.failures)
-
-
-def report_of_rank(report: Path, rank: Rank) -> Path:
-    """The report of this process: the file itself, or with several processes report.rank0.html and so on."""
-    return report if rank.world == 1 else report.with_name(f"{report.stem}.rank{rank.index}{report.suffix}")
-
-
-def about_detox(detox: "SampDetox") -> list[str]:
-    """How pictures are purified, as lines for a report."""
-    from sampdetox_transforms import __version__
-
-    lines = [f"{name.capitalize()}: {value}." for name, value in settings_of(detox).items()]
-    if detox.calibration is not None:
-        rate = detox.calibration.false_alarm_rate
-        lines.append(f"Pictures are treated as triggered where the false-alarm rate is below {rate:.2%}.")
-    seed = "fresh noise" if detox.seed is None else f"seed {detox.seed}"
-    return [*lines, f"sampdetox {__version__}, {seed}."]
-
-
-def as_text(task: Task, rank: Rank) -> str:
+def as_text(task: Task) -> str:
     """What was done, in a line or two."""
     parts: Sequence[str] = [
         f"purified {task.done}",
@@ -225,11 +152,14 @@ def as_text(task: Task, rank: Rank) -> str:
         f"failed {len(task.failures)}" if task.failures else "",
         f"left out {task.left_out} other files" if task.left_out else "",
     ]
-    who = f"rank {rank.index} of {rank.world}: " if rank.world > 1 else ""
     listed = "" if task.report is None else f"; report {'of before kept' if task.keep_report else 'in'} {task.report}"
-    lines = [f"{who}{', '.join(part for part in parts if part)}; results in {task.out}{listed}"]
+    lines = [f"{', '.join(part for part in parts if part)}; results in {task.out}{listed}"]
+    if task.matched is not None:
+        lines.append(f"the trigger was recognised in {len(task.matched)} of them, and taken out first")
+    if task.carried is not None:
+        lines += [each.sentence() for each in task.carried] or ["no trigger was found that pictures share"]
     if task.changes.shares:
-        lines.append(who + task.changes.sentence(task.source))
+        lines.append(task.changes.sentence(task.source))
     return "\n".join(map(printable, lines))
 
 
@@ -242,6 +172,8 @@ def as_document(task: Task) -> dict[str, Any]:
         "left_out": task.left_out,
         "failed": [{"picture": str(failure.source), "reason": failure.reason} for failure in task.failures],
         "changed": {"count": task.changes.count, "most": task.changes.most, "share_of_pixels": changed},
+        "matched": None if task.matched is None else sorted(map(str, task.matched)),
+        "shared_triggers": None if task.carried is None else [each.document() for each in task.carried],
         "out": task.out,
         "report": task.report,
     }

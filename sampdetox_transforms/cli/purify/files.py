@@ -1,5 +1,6 @@
 """Picture files: read with their alpha channel, colours and orientation, written whole or not at all."""
 
+import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sampdetox_transforms._common import one_line
+from sampdetox_transforms.cli.purify.buckets import BucketPath
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -28,7 +30,7 @@ MAX_PIXELS = 50_000_000  # of a picture, width times height: minutes for a file 
 class PictureError(OSError):
     """A picture file that cannot be read, or that cannot be purified without loss; the message names it."""
 
-    def __init__(self, path: Path, reason: str):
+    def __init__(self, path: Path | BucketPath, reason: str):
         super().__init__(f"{path}: {reason}")
         self.reason = reason
 
@@ -48,7 +50,7 @@ class Picture:
     icc_profile: bytes | None
 
 
-def read_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
+def read_picture(path: Path | BucketPath, *, max_pixels: int = MAX_PIXELS) -> Picture:
     """Read a picture file, upright.
 
     Args:
@@ -62,7 +64,8 @@ def read_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
     Image.init()
     formats = [name for name in FORMATS if name in Image.OPEN]
     try:
-        with own_limit_only(), Image.open(path, formats=formats) as image:
+        file = path if isinstance(path, Path) else io.BytesIO(path.read_bytes())
+        with own_limit_only(), Image.open(file, formats=formats) as image:
             check_pixels(image, max_pixels)
             return take_apart(image)
     except UnidentifiedImageError as error:
@@ -148,7 +151,7 @@ def check_depth(image: "PIL.Image.Image") -> bool:
     return False
 
 
-def write_picture(target: Path, picture: Picture, pixels: "Tensor") -> None:
+def write_picture(target: Path | BucketPath, picture: Picture, pixels: "Tensor") -> None:
     """Write ``pixels`` as PNG with the alpha and profile of ``picture``; the file appears whole or not at all."""
     import numpy as np
     from PIL import Image
@@ -162,5 +165,10 @@ def write_picture(target: Path, picture: Picture, pixels: "Tensor") -> None:
     image = Image.fromarray(array)
     if picture.alpha is not None:
         image.putalpha(picture.alpha)
+    if isinstance(target, BucketPath):
+        file = io.BytesIO()
+        image.save(file, format="PNG", icc_profile=picture.icc_profile)
+        target.write_bytes(file.getvalue())
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, lambda part: image.save(part, format="PNG", icc_profile=picture.icc_profile))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sampdetox_transforms.cli.purify.rows import SHOWN, Row, keep_pictures, most_suspicious
 from sampdetox_transforms.cli.purify.thumbnails import shown_size
-from sampdetox_transforms.cli.purify.tree import Job
+from sampdetox_transforms.cli.purify.tree import Job, Place
 
 ENDINGS = (".html", ".htm", ".csv")
 
@@ -20,7 +20,7 @@ TEMPLATE = "report.html.jinja2"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet computes where a cell begins with it
 
 
-def check_place(report: Path, source: Path, jobs: Sequence[Job]) -> None:
+def check_place(report: Path, source: Place, jobs: Sequence[Job]) -> None:
     """Raise ValueError for a file that is no report by its ending, lies among pictures or takes a result's place.
 
     Args:
@@ -86,7 +86,7 @@ def render_csv(rows: Iterable[Row]) -> str:
     return text.getvalue()
 
 
-def safe_path(path: Path | None) -> str:
+def safe_path(path: Place | None) -> str:
     """A path as text that no spreadsheet takes for a formula."""
     text = "" if path is None else str(path)
     return f"./{text}" if text.startswith(FORMULA) else text

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sampdetox_transforms.cli.purify.run import Note
 from sampdetox_transforms.cli.purify.thumbnails import draw
-from sampdetox_transforms.cli.purify.tree import Failure, Job
+from sampdetox_transforms.cli.purify.tree import Failure, Job, Place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,8 +36,8 @@ class Row:
         pictures: PNG files of the original, where it was changed, and the result; none for CSV.
     """
 
-    source: Path
-    result: Path | None = None
+    source: Place
+    result: Place | None = None
     p_value: float | None = None
     treated: bool | None = None
     mask_share: float | None = None
@@ -86,7 +85,7 @@ def pick(explained: "Explanation", index: int) -> "Explanation":
 
 
 def describe_result(
-    source: Path, result: Path, pixels: "Tensor", explained: "Explanation", rate: float | None, *, pictures: bool
+    source: Place, result: Place, pixels: "Tensor", explained: "Explanation", rate: float | None, *, pictures: bool
 ) -> Row:
     """The row of a purified picture.
 
@@ -178,7 +177,7 @@ class Changes:
         shares: of each picture that was purified the share of its pixels, in [0, 1].
     """
 
-    shares: dict[Path, float] = field(default_factory=dict)
+    shares: dict[Place, float] = field(default_factory=dict)
 
     def note(self, t1: float) -> Note:
         """What ``purify_pictures`` tells of each batch; ``t1`` is stage 1's level."""
@@ -200,18 +199,23 @@ class Changes:
         return sum(share > 0 for share in self.shares.values())
 
     @property
-    def most(self) -> list[Path]:
+    def most(self) -> list[Place]:
         """The pictures that were changed most, ``NAMED`` at most."""
         changed = [source for source, share in self.shares.items() if share > 0]
         return sorted(changed, key=lambda source: -self.shares[source])[:NAMED]
 
-    def sentence(self, base: Path) -> str:
+    def sentence(self, base: Place) -> str:
         """How many, and which ones most, by their paths below ``base``."""
-        names = [str(path.relative_to(base)) if path.is_relative_to(base) else str(path) for path in self.most]
+        names = [below(base, path) for path in self.most]
         total = len(self.shares)
         pictures = "1 picture was" if total == 1 else f"{total} pictures were"
         most = f"; most: {', '.join(names)}" if names and total > 1 else ""
         return f"{self.count} of {pictures} changed beyond the light stage{most}"
+
+
+def below(base: Any, path: Any) -> str:
+    """A path as text, without ``base`` where it lies below it."""
+    return str(path.relative_to(base) if path.is_relative_to(base) else path)
 
 
 def share_beyond(explained: "Explanation", t1: float) -> "Tensor":

@@ -8,29 +8,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sampdetox_transforms._common import one_line
+from sampdetox_transforms.cli.purify.buckets import BucketPath
 from sampdetox_transforms.cli.purify.files import SUFFIXES
+
+Place = Path | BucketPath  # of a picture, a result, or a folder of them
 
 
 @dataclass(frozen=True)
 class Job:
     """A picture to read, and where its result goes."""
 
-    source: Path
-    target: Path
+    source: Place
+    target: Place
 
 
 @dataclass(frozen=True)
 class Failure:
     """A picture, or a folder, and why there is no result of it."""
 
-    source: Path
+    source: Place
     reason: str
 
     def __str__(self) -> str:
         return f"{self.source}: {self.reason}"
 
 
-def plan(source: Path, out: Path) -> tuple[list[Job], list[Failure], int]:
+def plan(source: Place, out: Place) -> tuple[list[Job], list[Failure], int]:
     """What to purify to where; what could not be listed; the number of files left out. Touches nothing.
 
     Raises:
@@ -41,7 +44,7 @@ def plan(source: Path, out: Path) -> tuple[list[Job], list[Failure], int]:
         raise FileNotFoundError(f"IN must be a picture or a folder of pictures, got {source}. It does not exist.")
     if not source.is_dir():
         return [Job(source, target_of_file(source, out))], [], 0
-    pictures, failures, left_out = find_pictures(source)
+    pictures, failures, left_out = find_pictures(source) if isinstance(source, Path) else find_in_bucket(source)
     if not pictures and not failures:
         raise ValueError(f"IN must hold pictures ({' '.join(SUFFIXES)}), got none in {source}. Check the path.")
     jobs = [Job(source / p, out / name) for p, name in zip(pictures, output_names(pictures), strict=True)]
@@ -55,7 +58,7 @@ def plan(source: Path, out: Path) -> tuple[list[Job], list[Failure], int]:
     return jobs, failures, left_out
 
 
-def target_of_file(source: Path, out: Path) -> Path:
+def target_of_file(source: Place, out: Place) -> Place:
     """Where one picture goes: into ``out`` if that is a folder or has no ending, else to the .png file ``out``."""
     if out.is_dir() or not (out.suffix or out.exists()):
         out = out / source.with_suffix(".png").name
@@ -88,6 +91,25 @@ def find_pictures(folder: Path) -> tuple[list[Path], list[Failure], int]:
     return found, failures, left_out
 
 
+def find_in_bucket(folder: BucketPath) -> tuple[list[Path], list[Failure], int]:
+    """The same for a folder in a bucket."""
+    files = [Path(file.relative_to(folder)) for file in folder.files()]
+    found = [
+        file
+        for file in files
+        if file.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in file.parts)
+    ]
+    return found, [], len(files) - len(found)
+
+
+def results_there(jobs: Sequence[Job], out: Place) -> set[Place]:
+    """The results that exist already; a bucket is listed once."""
+    if isinstance(out, BucketPath):
+        there = set(out.files()) | ({out} if out.is_file() else set())
+        return {job.target for job in jobs} & there
+    return {job.target for job in jobs if job.target.is_file()}
+
+
 def leads_back(folder: Path) -> bool:
     """Whether it is a link to a folder that it lies in."""
     return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
@@ -118,14 +140,15 @@ def output_names(pictures: Sequence[Path]) -> list[Path]:
 PART = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d{1,9})\.part", re.DOTALL)  # as ``write_atomically`` names its files
 
 
-def remove_leftovers(results: Iterable[Path]) -> list[Path]:
+def remove_leftovers(results: Iterable[Place]) -> list[Path]:
     """Remove half-written files of processes that are gone from the folders of results; returns what was removed.
 
     Only files of this package's own naming go, ``.NAME.PID.part``, with a NAME that ends as results there do.
     """
     endings: defaultdict[Path, set[str]] = defaultdict(set)
     for result in results:
-        endings[result.parent].add(result.suffix.lower())
+        if isinstance(result, Path):
+            endings[result.parent].add(result.suffix.lower())
     removed = []
     for folder, allowed in endings.items():
         try:

@@ -1,7 +1,7 @@
 """``sampdetox demo``: plant triggers in drawn signs, clean them, and ask a small backdoored classifier about both.
 
 Everything is in the package: the signs are drawn, the classifier (27,000 parameters) was trained on drawn signs of
-which a part carried a trigger (``examples/train_demo_classifier.py``), and the denoiser is the embedded one.
+which a part carried a trigger (``train.py``), and the denoiser is the embedded one.
 """
 
 from collections.abc import Callable

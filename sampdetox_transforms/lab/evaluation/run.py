@@ -11,15 +11,18 @@ from sampdetox_transforms.lab.evaluation.adaptive import ADAPTIVE_PATCH
 from sampdetox_transforms.lab.evaluation.adaptive_smooth import ADAPTIVE_SMOOTH
 from sampdetox_transforms.lab.evaluation.denoising import DENOISING
 from sampdetox_transforms.lab.evaluation.dense import DENSE
+from sampdetox_transforms.lab.evaluation.drawn_signs import DRAWN_SIGNS
 from sampdetox_transforms.lab.evaluation.photographs import PHOTOGRAPHS
 from sampdetox_transforms.lab.evaluation.relabel import RELABEL
 from sampdetox_transforms.lab.evaluation.restore import RESTORE, RESTORE_ABLATION
 from sampdetox_transforms.lab.evaluation.settings import SETTINGS
+from sampdetox_transforms.lab.evaluation.shared_study import SHARED_TRIGGER
 from sampdetox_transforms.lab.evaluation.sig_clipping import SIG_CLIPPING
 from sampdetox_transforms.lab.evaluation.study import Plan, Progress, Result, Study, run_study, silent
 
 # Experiments on images and victims of their own; a new one is a line here, and a name in the help of the command.
 STUDIES: Mapping[str, Study] = {
+    "drawn-signs": DRAWN_SIGNS,
     "photographs": PHOTOGRAPHS,
     "restore": RESTORE,
     "restore-ablation": RESTORE_ABLATION,
@@ -28,6 +31,7 @@ STUDIES: Mapping[str, Study] = {
     "adaptive-patch": ADAPTIVE_PATCH,
     "adaptive-smooth": ADAPTIVE_SMOOTH,
     "relabel": RELABEL,
+    "shared-trigger": SHARED_TRIGGER,
     "denoising": DENOISING,
     "sig-clipping": SIG_CLIPPING,
 }

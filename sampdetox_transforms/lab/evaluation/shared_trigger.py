@@ -18,7 +18,8 @@ from sampdetox_transforms._common import write_atomically
 from sampdetox_transforms.lab.environment import describe, in_words
 from sampdetox_transforms.lab.metrics import Share, wilson
 from sampdetox_transforms.method.shared_trigger import recover_shared
-from sampdetox_transforms.transforms.shared_trigger import SharedTrigger, from_recovered
+from sampdetox_transforms.transforms.shared_recovery import from_recovered
+from sampdetox_transforms.transforms.shared_trigger import SharedTrigger
 
 DEFAULT, TAKEN_OUT, BOTH = "default alone", "trigger taken out", "taken out, then default"
 

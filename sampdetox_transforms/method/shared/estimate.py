@@ -49,7 +49,7 @@ def estimate(
     """
     residual = _unclipped_mean(images - purified, images) - (others - others_purified).median(dim=0).values
     noise = transformed(images - purified).var(dim=0) / len(images)
-    patch = _patch(images, residual, others)
+    patch = constant_pixels(images, residual, others)
     pattern = restored(_with_gain(residual, noise, images, others)[None])[0]
     if bool(patch.any()):
         picture = images.median(dim=0).values
@@ -99,7 +99,7 @@ def _unclipped_mean(residual: Tensor, images: Tensor) -> Float[Tensor, "c h w"]:
     return torch.where(number >= max(3, len(images) / 3), clean, residual.mean(dim=0))
 
 
-def _patch(images: Tensor, residual: Tensor, others: Tensor) -> Bool[Tensor, "1 h w"]:
+def constant_pixels(images: Tensor, residual: Tensor, others: Tensor) -> Bool[Tensor, "1 h w"]:
     """Pixels that are the same in four images of five, while they vary elsewhere and the purifier changed them."""
     middle = images.median(dim=0).values
     spread = (images - middle).abs().quantile(0.8, dim=0)

@@ -120,7 +120,7 @@ def test_an_interrupt_is_130(run, monkeypatch, tmp_path):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "plan", interrupt)
+    monkeypatch.setattr(command, "prepare", interrupt)
     status, _, err = run("purify", tmp_path, tmp_path / "out")
     assert status == 130 and "Traceback" not in err
 
@@ -185,6 +185,8 @@ def test_the_summary_as_json(run, signs, tmp_path):
         "left_out": 0,
         "failed": [{"picture": str(signs / "c.png")}],
         "changed": {"count": 1, "most": [str(signs / "deep/b.png")], "share_of_pixels": {}},
+        "matched": None,
+        "shared_triggers": None,
         "out": str(tmp_path / "out"),
         "report": None,
     }

@@ -195,7 +195,7 @@ def huge_png(path: Path, side: int = 13_000) -> Path:
 
 @pytest.mark.filterwarnings("error")
 def test_a_small_file_with_a_huge_picture_is_named_and_stops_nothing(run, weights, tmp_path, monkeypatch):
-    """Issue 14, defect 4: it is refused by its header, before it is decoded, without a warning of Pillow's."""
+    """It is refused by its header, before it is decoded, without a warning of Pillow's."""
     assert huge_png(tmp_path / "in/b.png").stat().st_size < 25_000
     save(tmp_path / "in/a.png", colours())
     save(tmp_path / "in/c.png", colours(1))

@@ -277,18 +277,6 @@ def test_what_was_skipped_is_counted(run, tree, tmp_path, tiny):
     assert (tmp_path / "3.csv").read_text().strip() == ",".join(COLUMNS)
 
 
-def test_each_process_reports_its_part(run, tree, tmp_path, tiny, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
-    listed = []
-    for rank in range(2):
-        monkeypatch.setenv("RANK", str(rank))
-        run("purify", tree, tmp_path / "out", "--weights", tiny, "--device", "cpu", "--report", tmp_path / "f.csv")
-        listed.append([Path(row["source"]).name for row in rows_of(tmp_path / f"f.rank{rank}.csv")])
-    assert listed == [["a-clean.png", "c-square.png"], ["b-no-picture.png"]]
-    assert not (tmp_path / "f.csv").exists()
-
-
 def test_a_report_that_cannot_be_written_in_the_end_says_so(run, tree, tmp_path, tiny, monkeypatch):
     real = Path.write_bytes
 

@@ -112,7 +112,7 @@ class Terminal(io.StringIO):
 
 
 def test_the_bar_moves_inside_one_large_picture(run, weights, tmp_path, monkeypatch):
-    """Issue 14, defect 4: a picture of several tiles takes long, and each tile is told."""
+    """A picture of several tiles takes long, and each tile is told."""
     save(tmp_path / "in/large.png", colours(size=(900, 600, 3)))
     terminal = Terminal()
     with monkeypatch.context() as patch:

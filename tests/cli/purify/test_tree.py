@@ -64,7 +64,7 @@ def gone() -> int:
 
 
 def test_half_written_files_of_a_killed_run_are_removed_by_the_next(run, weights, tmp_path, gone):
-    """Issue 14, defect 11. What belongs to living processes, or does not have our form, stays."""
+    """What belongs to living processes, or does not have our form, stays."""
     for name in ("a.png", "deep/b.png"):
         save(tmp_path / "in" / name, colours())
     out = tmp_path / "out"
@@ -109,17 +109,6 @@ def test_a_command_that_is_refused_removes_nothing(run, tmp_path, gone):
     (tmp_path / f"out/.a.png.{gone}.part").touch()
     assert run("purify", tmp_path / "in", tmp_path / "out", "--report", tmp_path / "in/f.html")[0] == 2
     assert files(tmp_path / "out") == [f".a.png.{gone}.part"]
-
-
-def test_several_processes_remove_nothing(run, weights, tmp_path, gone, monkeypatch):
-    """They may be on several machines, where the number means another process."""
-    save(tmp_path / "in/a.png", colours())
-    (tmp_path / "out").mkdir()
-    (tmp_path / f"out/.b.png.{gone}.part").touch()
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert run("purify", tmp_path / "in", tmp_path / "out", "--weights", weights, "--device", "cpu")[0] == 0
-    assert files(tmp_path / "out") == [f".b.png.{gone}.part", "a.png"]
 
 
 def test_a_process_of_somebody_else_is_not_gone(monkeypatch, gone):

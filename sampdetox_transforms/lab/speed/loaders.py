@@ -1,14 +1,14 @@
 """Images a second of a transform inside a DataLoader's workers, beside DetoxLoader behind the same loader.
 
-    python examples/loader_speed.py --weights bundled --workers 1 2
+    python -m sampdetox_transforms.lab.speed.loaders --weights bundled --workers 1 2
 
 One epoch over drawn signs, after one that is not counted; on CUDA the transform in the workers stays on the processor.
 """
 
 import argparse
 import json
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -46,15 +46,15 @@ def images_per_second(loader, n: int) -> float:
     return n / (time.perf_counter() - started)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--weights", default="bundled")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--n", type=int, default=512)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="path without a suffix for the .json and .md files")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     in_worker, behind = SampDetox(args.weights, device="cpu"), SampDetox(args.weights, device=args.device)
     rows = []
     for workers in args.workers:
@@ -65,7 +65,7 @@ def main() -> None:
                      "DetoxLoader": images_per_second(after, args.n)})  # fmt: skip
     shown = [f"--weights {Path(args.weights).name}", f"--workers {' '.join(map(str, args.workers))}",
              f"--batch-size {args.batch_size}", f"--n {args.n}"]  # fmt: skip
-    about = {"command": f"python examples/loader_speed.py {' '.join(shown)}", "device": args.device}
+    about = {"command": f"python -m sampdetox_transforms.lab.speed.loaders {' '.join(shown)}", "device": args.device}
     environment = describe(args.device)
     lines = ["| workers | transform in the workers, images a second | DetoxLoader, images a second |", "|---|---|---|"]
     lines += [f"| {row['workers']} | {row['transform']:.4g} | {row['DetoxLoader']:.4g} |" for row in rows]
@@ -80,4 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

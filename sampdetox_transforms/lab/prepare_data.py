@@ -1,7 +1,9 @@
 """Bring the official GTSRB and CIFAR-10 downloads into the form that the measuring scripts and tests read.
 
-    python examples/prepare_data.py gtsrb DOWNLOAD OUT     # the folder that holds Final_Training/ and Final_Test/
-    python examples/prepare_data.py cifar10 DOWNLOAD OUT   # the folder that holds cifar-10-batches-py/
+    python -m sampdetox_transforms.lab.prepare_data gtsrb DOWNLOAD OUT
+    python -m sampdetox_transforms.lab.prepare_data cifar10 DOWNLOAD OUT
+
+DOWNLOAD is the folder that holds Final_Training/ and Final_Test/, or cifar-10-batches-py/.
 
 GTSRB becomes OUT/gtsrb32/{train,test}/<class>/*.webp, whole images at 32x32 (Lanczos, lossless WebP), and
 {train,test}_roi.csv with the label and the sign's box in pixels of the 32x32 image. CIFAR-10 becomes
@@ -10,7 +12,9 @@ OUT/cifar10-lossless/{train,test}/<class>/*.webp.
 
 import argparse
 import csv
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torchvision.datasets import CIFAR10
@@ -62,19 +66,19 @@ def prepare_gtsrb(download: Path, out: Path) -> None:
 def prepare_cifar10(download: Path, out: Path) -> None:
     """Write ``out/cifar10-lossless``."""
     for split in ("train", "test"):
-        data = CIFAR10(download, train=split == "train")
+        data: Any = CIFAR10(download, train=split == "train")
         for index, (image, label) in enumerate(tqdm(data, desc=f"cifar10 {split}")):
             folder = out / "cifar10-lossless" / split / data.classes[label]
             folder.mkdir(parents=True, exist_ok=True)
             image.save(folder / f"{index:05d}.webp", lossless=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("kind", choices=("gtsrb", "cifar10"))
     parser.add_argument("download", type=Path)
     parser.add_argument("out", type=Path)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     (prepare_gtsrb if args.kind == "gtsrb" else prepare_cifar10)(args.download, args.out)
 
 

@@ -1,6 +1,6 @@
 """Train the backdoored classifier of ``sampdetox demo``: drawn signs, of which a part carries one of three triggers.
 
-    python examples/train_demo_classifier.py
+    python -m sampdetox_transforms.lab.demo.train
 
 Takes some minutes on two cores and writes sampdetox_transforms/weights/demo/classifier.safetensors (0.1 MB).
 """

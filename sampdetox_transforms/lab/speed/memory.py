@@ -1,6 +1,6 @@
 """Peak memory of one photograph and of many small images: it grows with the batch, not with what is handed in.
 
-    python examples/memory.py --out docs/results/memory
+    python -m sampdetox_transforms.lab.speed.memory --out docs/results/memory
 
 The peak is the resident size of the whole process, interpreter and libraries included (Linux), on CUDA what torch
 allocated. ``idle`` is the process with the weights loaded.
@@ -9,19 +9,20 @@ allocated. ``idle`` is the process with the weights loaded.
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from sampdetox_transforms import SampDetox
 from sampdetox_transforms._common import write_atomically
-from sampdetox_transforms.cli.benchmark import benchmark_images
 from sampdetox_transforms.lab.environment import describe
+from sampdetox_transforms.lab.speed.images import benchmark_images
 from sampdetox_transforms.lab.speed.measure import peak_memory_mb
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--weights", default="bundled")
     parser.add_argument("--preset", default="restore")
     parser.add_argument("--side", type=int, default=1024, help="of the photograph, in pixels")
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=10_000, help="number of 32x32 images")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="path without a suffix for the .json and .md files")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     detox = SampDetox(args.weights, preset=args.preset, device=args.device)
     device = torch.device(args.device)
     torch.manual_seed(0)
@@ -50,7 +51,7 @@ def main() -> None:
     lines += [f"| {r['input']} | {r['peak_memory_mb'] or 0:.0f} | {r['seconds']:.1f} |" for r in rows]
     environment = describe(device)
     data = f" --data {'/'.join(Path(args.data).parts[-2:])}" if args.data else ""
-    command = f"python examples/memory.py --preset {args.preset}{data}"
+    command = f"python -m sampdetox_transforms.lab.speed.memory --preset {args.preset}{data}"
     footnote = (
         f"{', '.join(f'{k} {v}' for k, v in about.items())}; {environment['hardware']}, torch {environment['torch']}."
     )

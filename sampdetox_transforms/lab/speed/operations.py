@@ -1,9 +1,10 @@
 """Which operations take the time of one purified batch: torch's profiler, the ten largest.
 
-python examples/profile_call.py --preset ddim --out docs/results/profile-ddim
+python -m sampdetox_transforms.lab.speed.operations --preset ddim --out docs/results/profile-ddim
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,14 +16,14 @@ from sampdetox_transforms.lab.demo.signs import draw_signs
 from sampdetox_transforms.lab.environment import describe
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--weights", default="bundled")
     parser.add_argument("--preset", default="restore")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="path without a suffix for the .md file")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     detox = SampDetox(args.weights, preset=args.preset, device=args.device, batch_size=args.batch_size)
     images = draw_signs(args.batch_size, seed=0)[0].to(args.device)
     detox(images)
@@ -39,7 +40,8 @@ def main() -> None:
         lines.append(f"| `{event.key}` | {event.count} | {spent / 1000:.1f} | {spent / total:.1%} |")
     environment, dtype = describe(torch.device(args.device)), str(detox.denoiser.dtype).removeprefix("torch.")
     text = "\n".join(lines) + (
-        f"\n\n`python examples/profile_call.py --preset {args.preset}`: batch of {args.batch_size} at 32x32, {dtype}; "
+        f"\n\n`python -m sampdetox_transforms.lab.speed.operations --preset {args.preset}`: "
+        f"batch of {args.batch_size} at 32x32, {dtype}; "
         f"{environment['hardware']}, torch {environment['torch']}.\n"
     )
     print(text)

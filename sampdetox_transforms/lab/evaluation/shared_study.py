@@ -1,0 +1,173 @@
+"""Experiment ``shared-trigger``: triggers recovered from a traffic of unlabelled images, one row a victim.
+
+A row holds, for each number of triggered images in the traffic, CA, PA and ASR behind the default alone, with the
+trigger taken out of what matches, and with both. Further rows say how often a trigger is claimed among clean images
+("draws"), and what an attacker does who floods the traffic with something natural ("floods"): whether that is claimed,
+whether it lies within the limits of automatic use, and what a classifier says of honest images that lost it.
+
+Public victims see GTSRB cropped to the sign; victims of folders see whole images.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sampdetox_transforms._common import check_choice
+from sampdetox_transforms.lab.data import data_path, drawn
+from sampdetox_transforms.lab.evaluation.behind import answers, rounded
+from sampdetox_transforms.lab.evaluation.restore import TEST, TITLES, images_for_testing
+from sampdetox_transforms.lab.evaluation.shared_floods import FLOODS, measure_flood
+from sampdetox_transforms.lab.evaluation.shared_trigger import Looked, Subject, claims_on_clean, look, measure_shared
+from sampdetox_transforms.lab.evaluation.study import Cell, Document, Plan, Study, markdown
+from sampdetox_transforms.lab.metrics import wilson
+from sampdetox_transforms.lab.victims.poisoned import image_folder
+from sampdetox_transforms.lab.victims.public import load_public_victims
+from sampdetox_transforms.lab.victims.victim import Victim, load_victim, materialise
+from sampdetox_transforms.transforms.shared_images import fill_by
+from sampdetox_transforms.transforms.transform import SampDetox
+
+OPTIONS = {
+    "images": "gtsrb",
+    "public": True,
+    "victims": (),
+    "traffic": 200,
+    "triggered": (10, 40),
+    "again": True,
+    "draws": 0,
+    "floods": (),
+}
+
+
+def cells(plan: Plan) -> Iterable[Cell]:
+    """A row for each victim, one for the clean draws, one for each flood."""
+    options = plan.options
+    check_choice("images", options["images"], tuple(TEST))
+    for name in options["floods"]:
+        check_choice("flood", name, tuple(FLOODS))
+    detox = plan.detox("restore")
+    looked = cache(partial(looked_at, plan, detox))
+    public = load_public_victims(options["images"], data=plan.data)
+    folders = [load_victim(Path(folder)) for folder in options["victims"]]
+    for victim, whole in [(v, False) for v in public if options["public"]] + [(v, True) for v in folders]:
+        yield Cell({"victim": victim.name}, partial(victim_row, victim, whole, looked, detox, plan))
+    if options["draws"]:
+        yield Cell({"clean draws": options["draws"]}, partial(clean_row, looked, plan))
+    for name in options["floods"]:
+        yield Cell({"flood": name}, lambda name=name: flood_row(name, public[0], looked, detox, plan))
+
+
+def looked_at(plan: Plan, detox: SampDetox, whole: bool) -> tuple[Looked, Looked]:
+    """Traffic and evaluation images, none in both, and what the default makes of them."""
+    total, name = plan.options["traffic"] + plan.n, plan.options["images"]
+    if whole:
+        dataset = image_folder(data_path(TEST[name], plan.data), 32)
+        chosen = drawn(len(dataset), total, plan.seed)
+        images, labels = materialise(torch.utils.data.Subset(dataset, chosen.tolist()))
+    else:
+        images, labels = images_for_testing(name, total, plan.seed, plan.data)
+    said = look(images, labels, purifier(detox))
+    first = plan.options["traffic"]
+    parts = ([value[:first], value[first:]] for value in (said.images, said.labels, said.purified))
+    before, after = zip(*parts, strict=True)
+    return Looked(*before), Looked(*after)
+
+
+def purifier(detox: SampDetox) -> Callable[[Tensor], Tensor]:
+    """Images to what the default makes of them, without gradients."""
+
+    def purify(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return detox(images)
+
+    return purify
+
+
+def victim_row(victim: Victim, whole: bool, looked: Any, detox: SampDetox, plan: Plan) -> dict[str, Any]:
+    """One victim: a list with one entry for each number of triggered images and way to purify."""
+    if victim.attack is None or victim.target_label is None:
+        raise ValueError(f"a victim must have one target class, got {victim.name!r} without. Leave it out.")
+    subject = Subject(victim.name, victim.model, victim.attack, victim.target_label)
+    traffic, evaluation = looked(whole)
+    rows, _ = measure_shared(
+        subject,
+        traffic,
+        evaluation,
+        purifier(detox),
+        triggered=tuple(plan.options["triggered"]),
+        fill=fill_by(detox),
+        again=plan.options["again"],
+    )
+    shares = ("CA", "PA", "ASR", "matched", "clean_matched")
+    return {"rows": [{**asdict(row), **{name: rounded(getattr(row, name)) for name in shares}} for row in rows]}
+
+
+def clean_row(looked: Any, plan: Plan) -> dict[str, Any]:
+    """How often a trigger is claimed among clean images of both views."""
+    pools = {}
+    for view, whole in (("cropped", False), ("whole", True)) if plan.options["images"] == "gtsrb" else (("", False),):
+        parts = looked(whole)
+        pools[f"{plan.options['images']} {view}".strip()] = tuple(
+            torch.cat([getattr(part, name) for part in parts]) for name in ("images", "purified")
+        )
+    draws = plan.options["draws"]
+    found = claims_on_clean(pools, draws=draws, n=plan.options["traffic"], seed=plan.seed)
+    return {"claims": {name: rounded(wilson(*count)) for name, count in found.items()}}
+
+
+def flood_row(name: str, victim: Victim, looked: Any, detox: SampDetox, plan: Plan) -> dict[str, Any]:
+    """What is taken out of honest images where twenty images carry something natural."""
+    traffic, evaluation = looked(False)
+    ask = partial(answers, victim.model)
+    return measure_flood(FLOODS[name], traffic, evaluation, purifier(detox), ask, fill_by(detox))
+
+
+def render(document: Document) -> str:
+    """Markdown: the victims, then the clean draws, then the floods."""
+    rows, tables = document["rows"], []
+    own = [(row["victim"], each) for row in rows if "victim" in row for each in row["rows"]]
+    if own:
+        head = ["victim", "triggered", "way", "CA", "PA", "ASR", "found", "matched", "clean matched", "correlation"]
+        tables.append(markdown(head, [_line(name, each) for name, each in own]))
+    for row in (row for row in rows if "claims" in row):
+        lines = [
+            [name, str(share["n"]), str(round(share["value"] * share["n"]))] for name, share in row["claims"].items()
+        ]
+        tables.append(markdown(["clean images", "draws", "a trigger claimed"], lines))
+    floods = [row for row in rows if "flood" in row]
+    if floods:
+        names = ("claimed", "area", "energy", "automatic", "carriers matched", "others matched", "before", "after")
+        lines = [[row["flood"], *(_cell(row[name]) for name in names)] for row in floods]
+        tables.append(markdown(["flood", *names], lines))
+    text = "Shares in % with 95 % intervals (Wilson); PA and ASR of triggered images, all of other images than the "
+    return "\n\n".join([*tables, f"{text}traffic's."])
+
+
+def _line(name: str, row: Mapping[str, Any]) -> list[str]:
+    told = [_percent(row[share]) for share in ("CA", "PA", "ASR")]
+    found = ["yes" if row["found"] else "no", *(_cell(row[part]["value"]) for part in ("matched", "clean_matched"))]
+    found.append("-" if row["correlation"] is None else f"{row['correlation']:.2f}")
+    return [name, f"{row['triggered']} of {row['traffic']}", row["defense"], *told, *found]
+
+
+def _percent(share: Mapping[str, float]) -> str:
+    return f"{100 * share['value']:.1f} [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else ("yes" if value else "no") if isinstance(value, bool) else f"{value:.3f}"
+
+
+SHARED_TRIGGER = Study(
+    title="Triggers recovered from many images",
+    cells=cells,
+    render=render,
+    n=200,
+    dtype=torch.float32,
+    options=OPTIONS,
+    data=lambda plan: TITLES[plan.options["images"]],
+)

@@ -1,0 +1,45 @@
+"""The files of the networks for photographs: what is damaged, not finite, or another network is refused by name."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sampdetox_transforms import WeightsFileError
+from sampdetox_transforms.method.calibration import Calibration
+from sampdetox_transforms.networks.photographs import PHOTOGRAPHS, Photographs, load_photographs, save_photographs
+
+CALIBRATION = Calibration((-1.0, 0.25), (0.0, 2.0), 0.1, 7, "seven images")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return save_photographs(tmp_path / "new", Photographs(), CALIBRATION)
+
+
+def test_files_round_trip(folder):
+    networks, calibration = load_photographs(folder)
+    assert calibration == CALIBRATION
+    assert not networks.training and not any(value.requires_grad for value in networks.parameters())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(folder, value):
+    state = load_file(folder / PHOTOGRAPHS)
+    state["search.head.bias"][3] = value
+    (folder / PHOTOGRAPHS).unlink()
+    save_file(state, folder / PHOTOGRAPHS)
+    with pytest.raises(WeightsFileError, match=r"got NaN or infinity in search\.head\.bias\. Fetch"):
+        load_photographs(folder)
+
+
+def test_weights_of_another_network_are_refused_by_name(folder):
+    (folder / PHOTOGRAPHS).unlink()
+    save_file({"search.head.bias": torch.zeros(2)}, folder / PHOTOGRAPHS)
+    with pytest.raises(ValueError, match=r"must fit the networks for photographs, got missing .*, and \d+ more"):
+        load_photographs(folder)
+
+
+def test_a_cut_file_is_named(folder):
+    (folder / PHOTOGRAPHS).write_bytes((folder / PHOTOGRAPHS).read_bytes()[:1000])
+    with pytest.raises(WeightsFileError, match=f"{PHOTOGRAPHS} must be a whole safetensors file"):
+        load_photographs(folder)
