@@ -8,6 +8,7 @@ import torch
 
 from sampdetox_transforms._common import check_choice
 from sampdetox_transforms.lab.evaluation.adaptive import ADAPTIVE_PATCH
+from sampdetox_transforms.lab.evaluation.adaptive_smooth import ADAPTIVE_SMOOTH
 from sampdetox_transforms.lab.evaluation.denoising import DENOISING
 from sampdetox_transforms.lab.evaluation.dense import DENSE
 from sampdetox_transforms.lab.evaluation.drawn_signs import DRAWN_SIGNS
@@ -28,6 +29,7 @@ STUDIES: Mapping[str, Study] = {
     "dense": DENSE,
     "settings": SETTINGS,
     "adaptive-patch": ADAPTIVE_PATCH,
+    "adaptive-smooth": ADAPTIVE_SMOOTH,
     "relabel": RELABEL,
     "shared-trigger": SHARED_TRIGGER,
     "denoising": DENOISING,
