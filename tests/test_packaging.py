@@ -111,7 +111,7 @@ def beside(tmp_path) -> Path:
                 (folder / path.name).symlink_to(path)
     venv.create(tmp_path / "venv", with_pip=True)
     (own,) = (tmp_path / "venv").glob("lib/python*/site-packages")
-    (own / "needed.pth").write_text(f"{folder}\n")
+    (own / "needed.pth").write_text(f"import sys; sys.path.insert(0, {str(folder)!r})\n")  # before an old setuptools
     return tmp_path / "venv/bin"
 
 
