@@ -61,6 +61,9 @@ LINKS = (
 )
 
 
+PAGE = re.compile(r"[a-z_]+")
+
+
 class Tables(Directive):
     """All results, each with n, commit, whether weights and settings are today's, and both files."""
 
@@ -106,6 +109,9 @@ def _files(name: str) -> nodes.entry:
 
 def as_links_of_the_site(app, docname: str, source: list[str]) -> None:
     if docname == "index":
+        # pages that are not written yet are left out, those that no list names come last
+        lines = [line for line in source[0].splitlines() if not PAGE.fullmatch(line) or (HERE / f"{line}.md").exists()]
+        source[0] = "\n".join(lines)
         listed = set(source[0].split()) | {"index"}
         others = sorted(path.stem for path in HERE.glob("*.md") if path.stem not in listed)
         source[0] = source[0].replace("OTHERS", "\n".join(others))

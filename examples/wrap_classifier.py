@@ -6,7 +6,7 @@ python examples/wrap_classifier.py
 import torch
 
 from sampdetox_transforms import DetoxWrapper, SampDetox
-from sampdetox_transforms.lab.demo.demo import TRIGGERS, calibrate_on_signs, load_classifier
+from sampdetox_transforms.lab.demo.classifier import TRIGGERS, calibrate_on_signs, load_classifier
 from sampdetox_transforms.lab.demo.signs import CLASSES, draw_signs
 
 detox = SampDetox("bundled", seed=0)

@@ -55,6 +55,10 @@ def test_the_figures_are_those_of_the_results():
     run("docs/plots.py", "--check")
 
 
+def test_the_first_picture_is_drawn_with_the_weights_in_the_package():
+    run("docs/first_picture.py", "--check")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_no_page_is_long(page):
     assert len(page.read_text().split()) <= LONGEST

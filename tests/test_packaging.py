@@ -50,6 +50,10 @@ def test_the_wheel_holds_the_weights_and_stays_small(built):
         "sampdetox_transforms/networks/weights/bundled/sampdetox.json",
         "sampdetox_transforms/networks/weights/bundled/diffusion_pytorch_model.safetensors",
         "sampdetox_transforms/lab/demo/weights/classifier.safetensors",
+        "sampdetox_transforms/lab/demo/weights/classifier128.safetensors",
+        "sampdetox_transforms/lab/demo/pictures/SOURCES.txt",
+        "sampdetox_transforms/lab/demo/pictures/coffee.jpg",
+        "sampdetox_transforms/cli/app/page.html",
     ):
         assert name in names
     assert any(name.endswith("licenses/LICENSE") for name in names)

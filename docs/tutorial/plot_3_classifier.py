@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from sampdetox_transforms import DetoxWrapper, SampDetox
-from sampdetox_transforms.lab.demo.demo import TRIGGERS, load_classifier
+from sampdetox_transforms.lab.demo.classifier import TRIGGERS, load_classifier
 from sampdetox_transforms.lab.demo.signs import draw_signs
 
 classifier = load_classifier()

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from sampdetox_transforms import SampDetox
-from sampdetox_transforms.lab.demo.demo import load_classifier
+from sampdetox_transforms.lab.demo.classifier import load_classifier
 from sampdetox_transforms.lab.demo.signs import draw_signs
 
 detox = SampDetox("bundled", seed=0)

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from sampdetox_transforms._common import one_line
 from sampdetox_transforms.cli import benchmark, calibrate, demo, flags, inspect, recover, train, victim, weights
+from sampdetox_transforms.cli.app import command as browser
 from sampdetox_transforms.cli.evaluate import command as evaluate
 from sampdetox_transforms.cli.purify import command as purify
 from sampdetox_transforms.cli.shared import log_to_stderr, printable
@@ -25,6 +26,7 @@ COMMANDS: tuple[tuple[Callable[..., int], str | None], ...] = (
     (demo.demo, None),
     (purify.purify, purify.NOTES),
     (inspect.inspect, None),
+    (browser.app, browser.NOTES),
     (recover.recover, recover.NOTES),
     (calibrate.calibrate, calibrate.NOTES),
     (train.train, train.NOTES),

@@ -127,10 +127,9 @@ def fetch(
         reason = next(iter(str(cause).strip().splitlines()), "")
         kind = "" if isinstance(cause, _Refused) else f"{type(cause).__name__}: "
         raise DownloadError(
-            f"could not fetch the weights {repo.repo} (revision {repo.revision or 'main'}) from {constants.ENDPOINT} "
-            f"into {cache}: {kind}{reason} "
-            f"Fetch them beforehand, where there is a network, with 'sampdetox weights fetch {repo}' (HF_HOME names "
-            "the cache to carry over), or use weights='bundled', which needs no network."
+            f"could not fetch the weights {repo.repo}: use weights='bundled', which needs no network, or fetch them "
+            f"where there is one, with 'sampdetox weights fetch {repo}' (HF_HOME names the cache to carry over). "
+            f"Revision {repo.revision or 'main'} was asked of {constants.ENDPOINT}, for {cache}: {kind}{reason}"
         ) from error
     return folder
 

@@ -45,6 +45,7 @@ from sampdetox_transforms.transforms.images import (
 from sampdetox_transforms.transforms.passes import PASS, in_pass
 from sampdetox_transforms.transforms.presets import DEFAULT, Preset, get_preset
 from sampdetox_transforms.transforms.shared_removal import as_triggers, check_shapes, without_triggers
+from sampdetox_transforms.transforms.watch import Watch
 
 CPU = torch.device("cpu")
 
@@ -138,6 +139,7 @@ class SampDetox(v2.Transform):
         check_levels(self.settings, denoiser, self.schedule)
         self.restorer: Restorers | None = None
         self.calibration: Calibrations | None = None
+        self.watch = Watch(far=not (restorer or calibration or os.path.isdir(f"{denoiser.source}/restorer")))
         if searches:
             networks, self.calibration = find_restorers(weights, restorer, calibration)
             self.restorer = copy.deepcopy(networks) if networks is restorer else networks  # as the denoiser
@@ -252,7 +254,7 @@ class SampDetox(v2.Transform):
         for name, parts in (by_networks or {"small": []}).items():
             networks = getattr(self.restorer, name)
             found = found.having(name, calibrate(networks, parts, false_alarm_rate=false_alarm_rate, data=data))
-        self.calibration = found
+        self.calibration, self.watch = found, Watch(far=False)
         return found
 
     def _core_batches(self, batches: Iterable[Any]) -> Iterator[Tensor]:
@@ -274,7 +276,8 @@ class SampDetox(v2.Transform):
         if self.restorer is None or self.calibration is None:
             return self.settings.run(x0, denoiser, self.schedule, noise=noise)  # pyright: ignore[reportCallIssue]
         search: dict[str, Any] = {"networks": self.restorer.of(x0), "calibrations": self.calibration}
-        return self.settings.run(x0, denoiser, self.schedule, noise=noise, **search)
+        result = self.settings.run(x0, denoiser, self.schedule, noise=noise, **search)
+        return self.watch.see(x0, result, self.calibration.of(search["networks"]).false_alarm_rate)
 
     def _explain(self, inpt: Any) -> Explanation:
         tensor, x0 = self._core_images(inpt)

@@ -8,7 +8,7 @@ from cli_pictures import colours, files, pixels, save
 from PIL import Image
 
 from sampdetox_transforms import SampDetox
-from sampdetox_transforms.lab.demo.demo import TRIGGERS
+from sampdetox_transforms.lab.demo.classifier import TRIGGERS
 from sampdetox_transforms.lab.demo.signs import draw_signs
 
 

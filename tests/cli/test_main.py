@@ -13,7 +13,7 @@ from sampdetox_transforms import __version__
 from sampdetox_transforms.cli import shared
 from sampdetox_transforms.cli.purify import command as purify
 
-COMMANDS = ("demo", "purify", "inspect", "calibrate", "train", "victim", "evaluate", "benchmark", "weights")
+COMMANDS = ("demo", "purify", "inspect", "app", "calibrate", "train", "victim", "evaluate", "benchmark", "weights")
 
 HEAVY = {"torch", "torchvision", "numpy", "PIL", "matplotlib", "huggingface_hub", "jinja2", "rich", "tqdm"}
 

@@ -197,7 +197,7 @@ def test_server_down_says_what_was_wanted_and_what_to_do(hub, load, tmp_path):
     result = load(f"{REPO}@{commit}")
     assert_download_error(result, REPO, commit, hub.url, str(tmp_path / "home"))
     assert_download_error(result, f"sampdetox weights fetch {REPO}@{commit}", "HF_HOME", "weights='bundled'")
-    assert_download_error(load(REPO), "revision main")
+    assert_download_error(load(REPO), "Revision main")
     pinned = DetoxWeights.DEFAULT.meta
     assert_download_error(load(None), f"sampdetox weights fetch {pinned.repo}@{pinned.revision}")
 

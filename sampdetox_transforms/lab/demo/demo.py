@@ -1,90 +1,41 @@
-"""``sampdetox demo``: plant triggers in drawn signs, clean them, and ask a small backdoored classifier about both.
+"""``sampdetox demo``: plant triggers in photographs and in drawn signs, take them out, and say what survives.
 
-Everything is in the package: the signs are drawn, the classifier (27,000 parameters) was trained on drawn signs of
-which a part carried a trigger (``train.py``), and the denoiser is the embedded one.
+Everything is in the package, and nothing is asked of a network. The photographs show what is found and taken out; the
+signs show what that is worth to a classifier with backdoors.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from sampdetox_transforms.lab.demo.signs import CALIBRATED_ON, CLASSES, SIZE, draw_signs
-from sampdetox_transforms.lab.victims.victim import Victim
+from sampdetox_transforms.lab.demo.classifier import LARGE_TRIGGERS, Trigger, load_classifier
+from sampdetox_transforms.lab.demo.photographs import NAMES, demo_triggers, photographs
+from sampdetox_transforms.lab.demo.signs import CLASSES, draw_signs
+from sampdetox_transforms.lab.drawing.cases import Case, draw_cases
+from sampdetox_transforms.lab.evaluation.planted import Planted
+from sampdetox_transforms.transforms.explanation import Explanation
 from sampdetox_transforms.transforms.transform import SampDetox
 
-CLASSIFIER_FILE = Path(__file__).parent / "weights" / "classifier.safetensors"
+GOOD = 0.9  # from this share on a trigger counts as taken out
+SIGN = 128  # pixels
+
+NEXT = """\
+Now your own pictures:
+  sampdetox purify MY-PICTURES CLEAN --weights bundled --report found.html
+  sampdetox inspect PICTURE -o panel.png --weights bundled
+  sampdetox app                                  the same in a browser
+  sampdetox calibrate CLEAN-PICTURES -o thresholds.json   for pictures unlike photographs: scans, drawings, text"""
 
 
-@dataclass(frozen=True)
-class Trigger:
-    """A pattern planted in [0, 1] images, and the class that the classifier was taught to answer then."""
+class Row(NamedTuple):
+    """One trigger: a line of a table, the share of images on which it was taken out, and what the picture shows."""
 
-    name: str
-    plant: Callable[[Float[Tensor, "... 3 32 32"]], Float[Tensor, "... 3 32 32"]]
-    target_label: int
-
-
-def _faint(images: Tensor) -> Tensor:
-    signs = torch.randint(0, 2, (3, SIZE, SIZE), generator=torch.Generator().manual_seed(1)) * 2 - 1
-    return (images + signs * 6 / 255).clamp(0, 1)
-
-
-def _pixels(images: Tensor) -> Tensor:
-    images = images.clone()
-    generator = torch.Generator().manual_seed(2)
-    rows, columns = torch.randint(2, SIZE - 2, (2, 9), generator=generator)
-    colours = torch.randint(0, 2, (3, 9), generator=generator).to(images)
-    images[..., rows, columns] = colours
-    return images
-
-
-def _white_square(images: Tensor) -> Tensor:
-    images = images.clone()
-    images[..., 27:31, 27:31] = 1
-    return images
-
-
-TRIGGERS = (
-    Trigger("faint noise (6/255)", _faint, CLASSES.index("star")),
-    Trigger("nine pixels", _pixels, CLASSES.index("cross")),
-    Trigger("white square 4x4", _white_square, CLASSES.index("circle")),
-)
-
-
-class DemoClassifier(nn.Sequential):
-    """A small convolutional classifier of [0, 1] images: (n, 3, 32, 32) -> (n, 6) logits."""
-
-    def __init__(self) -> None:
-        layers: list[nn.Module] = []
-        for before, after in ((3, 16), (16, 32), (32, 48)):
-            layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)]
-        super().__init__(*layers, nn.Flatten(), nn.Linear(48 * 4 * 4, len(CLASSES)))
-
-
-def load_classifier() -> DemoClassifier:
-    """The embedded backdoored classifier, in eval mode."""
-    classifier = DemoClassifier()
-    classifier.load_state_dict(load_file(CLASSIFIER_FILE))
-    return classifier.eval()
-
-
-def demo_victims() -> list[Victim]:
-    """The embedded classifier once for each of its triggers, for ``evaluation.evaluate``."""
-    model = load_classifier()
-    return [
-        Victim(trigger.name, model, trigger.plant, trigger.target_label, "all2one", len(CLASSES), SIZE)
-        for trigger in TRIGGERS
-    ]
-
-
-def calibrate_on_signs(detox: SampDetox, seed: int) -> None:
-    """Set the thresholds on clean drawn signs: the stored ones are those of photographs."""
-    detox.calibrate(draw_signs(CALIBRATED_ON, seed + 1000)[0], data=f"{CALIBRATED_ON} drawn signs")
+    line: str
+    share: float | None
+    case: Case
 
 
 def run_demo(
@@ -92,52 +43,121 @@ def run_demo(
     *,
     seed: int = 0,
     device: str | None = None,
-    n: int = 48,
+    n: int = 18,
     progress: Callable[[str], None] = lambda step: None,
 ) -> str:
-    """Write the panel picture to ``out`` and return the table that the command prints.
+    """Write the picture to ``out`` and return the text that the command prints.
 
     Args:
-        n: how many drawn signs the shares of the table are taken over; the picture shows one for each trigger.
-        progress: called with the name of each trigger as it is begun.
+        n: how many drawn signs the shares of their table are taken over.
+        progress: called with what is being done, before it is.
     """
-    from sampdetox_transforms.lab.drawing.panel import draw_panel, explanation_row
+    detox = SampDetox("bundled", device=device, seed=seed)
+    detox.watch.told = True  # that most images carry a trigger is known
+    steps = len(demo_triggers()) + 1 + len(LARGE_TRIGGERS)
+    count = iter(range(1, steps + 1))
 
-    detox, paper = (SampDetox("bundled", preset=preset, device=device, seed=seed) for preset in ("restore", "ddim"))
-    progress("thresholds, on other signs")
-    calibrate_on_signs(detox, seed)
-    classifier = load_classifier()
-    signs, labels = draw_signs(n, seed)
-    lines = [
-        f"{'trigger':20} {'sign':9} {'label before':13} {'label after':12} {'right before':>13} {'right after':>12} "
-        f"{'target before':>14} {'target after':>13} {'Algorithm 1':>12}"
-    ]
-    rows = []
-    clean = Trigger("none", lambda images: images, -1)
-    for index, trigger in enumerate((clean, *TRIGGERS)):
-        progress(trigger.name)
+    def begin(what: str) -> None:
+        progress(f"{next(count)} of {steps}: {what}")
+
+    photo_rows = on_photographs(detox, seed, begin)
+    sign_rows = on_signs(detox, seed, n, begin)
+    draw_cases([row.case for row in (*photo_rows.values(), sign_rows["red square"]) if row.case.title], out)
+    return "\n".join(
+        [
+            f"{len(NAMES)} photographs of 256 pixels (free ones: {', '.join(NAMES)}), a trigger in each:",
+            "  trigger         taken out    how much of it   of the others   off by: before   after",
+            *(row.line for row in photo_rows.values()),
+            "  (off by: grey levels of 255, on the trigger's pixels, from the picture without it)",
+            "",
+            f"{n} drawn signs, asked of a small classifier with a backdoor for each trigger:",
+            "  trigger          right: before   after   fooled: before   after",
+            *(row.line for row in sign_rows.values()),
+            "",
+            f"{summary('photographs', photo_rows)} {summary('drawn signs', sign_rows)}",
+            f"(To go is to be taken out, or to leave the label right, on {GOOD:.0%} of them.)",
+            f"Weights in the package, settings of SampDetox('bundled', seed={seed}).",
+            "",
+            NEXT,
+        ]
+    )
+
+
+def summary(where: str, rows: dict[str, Row]) -> str:
+    """Which triggers go and which stay, from the rows themselves."""
+    shares = {name: row.share for name, row in rows.items() if row.share is not None}
+    gone = [name for name, share in shares.items() if share >= GOOD]
+    left = [name for name in shares if name not in gone]
+    parts = [f"{', '.join(names)} {what}" for names, what in ((gone, "go"), (left, "survive")) if names]
+    return f"On {where}, {'; '.join(parts)}."
+
+
+def on_photographs(detox: SampDetox, seed: int, begin: Callable[[str], None]) -> dict[str, Row]:
+    """A row for each trigger; each picture is shown with another one."""
+    clean = photographs()
+    rows = {}
+    for index, (name, trigger) in enumerate(demo_triggers().items()):
+        begin(f"photographs, {name}")
+        planted = trigger.plant(clean, torch.Generator().manual_seed(seed + index))
+        explained = detox.explain(planted.images)
+        rows[name] = photograph_row(name, clean, planted, explained, shown=(index - 1) % len(NAMES))
+    return rows
+
+
+def photograph_row(name: str, clean: Tensor, planted: Planted, explained: Explanation, *, shown: int) -> Row:
+    """How much of the trigger was taken out, and how far its pixels are off the clean picture before and after.
+
+    Of a patch that is the share of its pixels that were filled; of what covers the picture, of what it changed.
+    """
+    found = explained.found
+    assert found is not None
+    if planted.alpha is None:
+        own = torch.ones_like(clean[:, :1]) > 0
+        off = [(image - clean).abs().mean(dim=(1, 2, 3)) for image in (planted.images, explained.image)]
+        inside = (1 - off[1] / off[0].clamp(min=1e-6)).clamp(min=0)
+        beside, hits = found.mask.double().mean(dim=(1, 2, 3)), inside >= 0.5
+    else:
+        own = planted.alpha >= 0.5
+        inside = (found.mask & own).sum(dim=(1, 2, 3)) / own.sum(dim=(1, 2, 3))
+        beside = (found.mask & ~own).sum(dim=(1, 2, 3)) / (~own).sum(dim=(1, 2, 3))
+        hits = inside >= 0.5
+    before, after = (_off_by(image, clean, own) for image in (planted.images, explained.image))
+    if name == "none":
+        wrong = f"{int((found.mask.flatten(1).any(dim=1) | found.dense).sum())} of {len(clean)}"
+        line = f"  {name:15}{wrong:>10}{'-':>18}{f'{beside.mean():.1%}':>16}{'-':>17}{after:>8.1f}"
+        return Row(line, None, Case("", planted.images[shown], explained, shown))
+    line = (
+        f"  {name:15}{f'{int(hits.sum())} of {len(clean)}':>10}{f'{inside.mean():.0%}':>18}"
+        f"{f'{beside.mean():.1%}':>16}{before:>17.1f}{after:>8.1f}"
+    )
+    share = float(hits.double().mean())
+    verdict = "taken out" if hits[shown] else "survives"
+    return Row(line, share, Case(f"{name}\n{verdict}", planted.images[shown], explained, shown, good=bool(hits[shown])))
+
+
+def _off_by(image: Tensor, clean: Tensor, own: Tensor) -> float:
+    """Mean distance from the clean picture in grey levels, over the pixels of the trigger."""
+    return 255 * float((image - clean).abs()[own.expand_as(clean)].mean())
+
+
+def on_signs(detox: SampDetox, seed: int, n: int, begin: Callable[[str], None]) -> dict[str, Row]:
+    """A row for each backdoor of the classifier, over signs of other classes than the one that it leads to."""
+    classifier = load_classifier(SIGN)
+    signs, labels = draw_signs(n, seed, SIGN)
+    rows = {}
+    for trigger in (Trigger("none", lambda images: images, -1), *LARGE_TRIGGERS):
+        begin(f"signs, {trigger.name}")
         others = labels != trigger.target_label
         planted, truth = trigger.plant(signs[others]), labels[others]
         explained = detox.explain(planted)
         with torch.no_grad():
-            before, after, alone = (classifier(x).argmax(1) for x in (planted, explained.image, paper(planted)))
-        shown = index
-        names = [CLASSES[int(answer[shown])] for answer in (truth, before, after)]
-        shares = [float((answer == truth).float().mean()) for answer in (before, after)]
-        hits = [float((answer == trigger.target_label).float().mean()) for answer in (before, after, alone)]
-        target = [f"{hit:.0%}" if trigger is not clean else "-" for hit in hits]
-        lines.append(
-            f"{trigger.name:20} {names[0]:9} {names[1]:13} {names[2]:12} "
-            f"{shares[0]:>13.0%} {shares[1]:>12.0%} {target[0]:>14} {target[1]:>13} {target[2]:>12}"
-        )
-        title = f"{trigger.name}\n{names[0]}: {names[1]} → {names[2]}"
-        rows.append((title, explanation_row(planted[shown], explained, shown, factor=2)))
-    draw_panel(rows, out)
-    lines += [
-        "",
-        f"Shares are over {n} drawn signs (of another class than the target), seed {seed}, weights 'bundled', preset "
-        f"'restore' (the default) with thresholds from {CALIBRATED_ON} other signs; in the last column 'ddim'.",
-        "The solid white square survives Algorithm 1: to the denoiser it is a natural thing, and it draws it anew. The",
-        "search finds it on a part of these signs; drawings are not what its networks were trained on.",
-    ]
-    return "\n".join(lines)
+            before, after = (classifier(x).argmax(1) for x in (planted, explained.image))
+        right = [float((answer == truth).double().mean()) for answer in (before, after)]
+        fooled = [float((answer == trigger.target_label).double().mean()) for answer in (before, after)]
+        words = ["-", "-"] if trigger.target_label < 0 else [f"{share:.0%}" for share in fooled]
+        line = f"  {trigger.name:15}{right[0]:>15.0%}{right[1]:>8.0%}{words[0]:>17}{words[1]:>8}"
+        said, then, true = (CLASSES[int(answer[1])] for answer in (before, after, truth))
+        title = f'{trigger.name}: a {true}\ncalled "{said}", then "{then}"'
+        share = None if trigger.target_label < 0 else right[1]
+        rows[trigger.name] = Row(line, share, Case(title, planted[1], explained, 1, good=then == true))
+    return rows

@@ -13,7 +13,7 @@ SIZE, CALIBRATED_ON = 32, 400
 CLASSES = ("circle", "triangle", "square", "diamond", "star", "cross")
 
 
-def draw_sign(label: int, generator: torch.Generator) -> Float[Tensor, "3 32 32"]:
+def draw_sign(label: int, generator: torch.Generator, size: int = SIZE) -> Float[Tensor, "3 size size"]:
     """A sign of one class in random colours, place, size and turn, on a shaded ground; values in [0, 1]."""
 
     def uniform(low: float, high: float) -> float:
@@ -22,7 +22,7 @@ def draw_sign(label: int, generator: torch.Generator) -> Float[Tensor, "3 32 32"
     def colour(low: float, high: float) -> tuple[int, ...]:
         return tuple(int(255 * uniform(low, high)) for _ in range(3))
 
-    scale = 8  # drawn so many times larger, then reduced, for smooth edges
+    scale = max(8, size // 8)  # of what is drawn beside 32 pixels; then it is reduced, for smooth edges
     ground = Image.new("RGB", (2, 2))
     ground.putdata([colour(0.1, 0.6) for _ in range(4)])
     image = ground.resize((SIZE * scale, SIZE * scale), Image.Resampling.BICUBIC)
@@ -30,7 +30,7 @@ def draw_sign(label: int, generator: torch.Generator) -> Float[Tensor, "3 32 32"
     x, y, radius, turn = uniform(14, 18), uniform(14, 18), uniform(9, 12), uniform(-0.25, 0.25)
     name = CLASSES[label]
 
-    def outline(size: float) -> list[tuple[float, float]]:
+    def outline(extent: float) -> list[tuple[float, float]]:
         angles, radii = {
             "circle": ([k * math.tau / 48 for k in range(48)], [1.0]),
             "triangle": ([k * math.tau / 3 for k in range(3)], [1.1]),
@@ -41,22 +41,22 @@ def draw_sign(label: int, generator: torch.Generator) -> Float[Tensor, "3 32 32"
         }[name]
         return [
             (
-                scale * (x + size * radii[k % len(radii)] * math.sin(angle + turn)),
-                scale * (y - size * radii[k % len(radii)] * math.cos(angle + turn)),
+                scale * (x + extent * radii[k % len(radii)] * math.sin(angle + turn)),
+                scale * (y - extent * radii[k % len(radii)] * math.cos(angle + turn)),
             )
             for k, angle in enumerate(angles)
         ]
 
     draw.polygon(outline(radius), fill=colour(0.75, 1.0))
     draw.polygon(outline(radius * 0.72), fill=colour(0.15, 0.85))
-    small = image.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+    small = image.resize((size, size), Image.Resampling.LANCZOS)
     pixels = functional.pil_to_tensor(small).float() / 255
     grain = torch.randn(pixels.shape, generator=generator) * 0.015
     return (pixels + grain).clamp(0, 1)
 
 
-def draw_signs(n: int, seed: int) -> tuple[Float[Tensor, "n 3 32 32"], Tensor]:
+def draw_signs(n: int, seed: int, size: int = SIZE) -> tuple[Float[Tensor, "n 3 size size"], Tensor]:
     """``n`` signs of the classes in turn, and their labels."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % len(CLASSES)
-    return torch.stack([draw_sign(label, generator) for label in labels.tolist()]), labels
+    return torch.stack([draw_sign(label, generator, size) for label in labels.tolist()]), labels

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from functools import cache, partial
 from typing import Any
 
-from sampdetox_transforms.lab.demo.demo import calibrate_on_signs, demo_victims
+from sampdetox_transforms.lab.demo.classifier import calibrate_on_signs, demo_victims
 from sampdetox_transforms.lab.evaluation.behind import answers, planted, treat, value, victim_row
 from sampdetox_transforms.lab.evaluation.kinds import DRAWN, load_kind
 from sampdetox_transforms.lab.evaluation.study import NO_DEFENSE, Cell, Document, Plan, Study, markdown

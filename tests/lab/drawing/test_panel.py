@@ -6,7 +6,7 @@ import torch
 from cli_pictures import colours, files, pixels
 
 from sampdetox_transforms import SampDetox
-from sampdetox_transforms.lab.demo.demo import TRIGGERS
+from sampdetox_transforms.lab.demo.classifier import TRIGGERS
 from sampdetox_transforms.lab.demo.signs import draw_signs
 from sampdetox_transforms.lab.drawing import panel
 
