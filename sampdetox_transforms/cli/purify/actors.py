@@ -131,14 +131,14 @@ def cluster(address: str, quiet: bool) -> Iterator[Any]:
     bars, level = context.enable_progress_bars, logging.getLogger("ray.data").level
     context.enable_progress_bars = False  # there is a bar of pictures
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    try:
-        with redirect_stdout(sys.stderr):  # where Ray says that a worker died; stdout is for the result
+    with redirect_stdout(sys.stderr):  # where Ray says that a worker died, while it ends, too; stdout is for the result
+        try:
             yield ray
-    finally:
-        context.enable_progress_bars = bars
-        logging.getLogger("ray.data").setLevel(level)
-        if not connected:
-            ray.shutdown()
+        finally:
+            context.enable_progress_bars = bars
+            logging.getLogger("ray.data").setLevel(level)
+            if not connected:
+                ray.shutdown()
 
 
 class Desk:
