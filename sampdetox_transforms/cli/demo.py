@@ -11,7 +11,7 @@ from sampdetox_transforms.cli.shared import check_writable, choose_device, liste
 
 
 def demo(
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="PANEL", help="The drawing.")] = Path(
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="PICTURE", help="The picture that is drawn.")] = Path(
         "sampdetox-demo.png"
     ),
     seed: flags.Seed = 0,
@@ -19,7 +19,7 @@ def demo(
     verbose: flags.Verbose = 0,
     quiet: flags.Quiet = False,
 ) -> int:
-    """Plant triggers in small pictures, take them out, draw a panel; needs no network."""
+    """Plant triggers in photographs, take them out, draw what was found; offline."""
     listen(verbose, quiet)
     check_writable(out.parent)
     from sampdetox_transforms.lab.demo.demo import run_demo
@@ -32,5 +32,5 @@ def demo(
             print(step, file=sys.stderr)
 
     say(run_demo(out, seed=seed, device=choose_device(device), progress=progress))
-    say(f"panel: {out}", quiet=quiet)
+    say(f"picture: {out}", quiet=quiet)
     return 0

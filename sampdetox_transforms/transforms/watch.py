@@ -56,7 +56,10 @@ class Watch:
         reason = unlike_photographs(x0.detach()) if self.looks_far else Reason(0, "")
         self.far += reason.count
         if self.far > SHARE * self.seen:
-            self._warn(f"{self.far} of {self.seen} images {reason.words}, unlike those that the thresholds come from.")
+            self._warn(
+                "images are unlike the photographs and traffic signs that the thresholds come from "
+                f"({self.far} of {self.seen} so far: {reason.words})."
+            )
         elif self.seen >= FEWEST and too_many(self.flagged, self.seen, false_alarm_rate):
             self._warn(
                 f"{self.flagged} of {self.seen} images are taken for triggered ones, of clean ones "
@@ -72,11 +75,11 @@ def unlike_photographs(x0: Float[Tensor, "b c h w"]) -> Reason:
     """How many images of a batch are far from all kinds that the package's thresholds come from, and why."""
     short, long = sorted(x0.shape[-2:])
     if short < LEAST:
-        return Reason(len(x0), f"have a side of less than {LEAST} pixels")
+        return Reason(len(x0), f"a side of less than {LEAST} pixels")
     if long > LONGEST * short:
-        return Reason(len(x0), f"are more than {LONGEST} times as long as wide")
+        return Reason(len(x0), f"more than {LONGEST} times as long as wide")
     count = int((flatness(x0) > FLAT).sum())
-    return Reason(count, "are mostly flat areas of one colour, as drawings, text and screenshots are")
+    return Reason(count, "mostly flat areas of one colour, as in drawings, text and screenshots")
 
 
 def flatness(x0: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:

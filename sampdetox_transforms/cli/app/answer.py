@@ -68,8 +68,8 @@ def clean(
     warning = ""
     if unlike.count and detox.watch.looks_far:
         warning = (
-            f"Pictures like this one {unlike.words}. The thresholds come from photographs and traffic signs: "
-            "what is found may be no trigger. Set your own with 'sampdetox calibrate'."
+            "This picture is unlike the photographs and traffic signs that the thresholds come from: "
+            f"{unlike.words}. What is found may be no trigger. Set your own with 'sampdetox calibrate'."
         )
     return Answer(before, after, mask_png(explained), verdict(numbers), facts(numbers), numbers, warning)
 

@@ -12,8 +12,7 @@ NEEDED = ("starlette", "uvicorn")
 
 NOTES = """\
 Needs the extra 'app': pip install 'sampdetox-transforms[app]'. The page is for this machine alone unless --host names
-another address, and asks nothing of the internet. Pictures stay in memory, and are forgotten once they are answered.
-Ctrl-C ends it.
+another address, and asks nothing of the internet. A picture is forgotten once it is answered. Ctrl-C ends it.
 """
 
 
