@@ -21,7 +21,7 @@ from sampdetox_transforms.lab.evaluation.shared_study import SHARED_TRIGGER
 from sampdetox_transforms.lab.evaluation.sig_clipping import SIG_CLIPPING
 from sampdetox_transforms.lab.evaluation.study import Plan, Progress, Result, Study, run_study, silent
 
-# Experiments on images and victims of their own; a new one is a line here, and a name in the help of the command.
+# Experiments on images and victims of their own; a new one is a line here, and `sampdetox evaluate` has it.
 STUDIES: Mapping[str, Study] = {
     "drawn-signs": DRAWN_SIGNS,
     "photographs": PHOTOGRAPHS,
