@@ -40,6 +40,7 @@ def inspect(
     weights: flags.Weights = None,
     restorer: flags.Restorer = None,
     calibration: flags.Calibration = None,
+    trigger: flags.Trigger = None,
     preset: flags.Preset = None,
     t1: flags.T1 = None,
     t2: flags.T2 = None,
@@ -65,6 +66,7 @@ def inspect(
     detox = make_detox(
         **{"weights": weights, "restorer": restorer, "calibration": calibration, "preset": preset, "t1": t1, "t2": t2},
         **{"sampler": sampler, "stride": stride, "seed": seed, "dtype": dtype, "device": device},
+        trigger=trigger,
     )
     explained = detox.explain(picture.pixels)
     heading = f"{image.name}: weights {detox.denoiser.source}, t1 = {detox.settings.t1}, t2 = {detox.settings.t2}"
@@ -112,6 +114,8 @@ def measure(detox: "SampDetox", pixels: "Tensor", explained: "Explanation") -> d
             "filled": explained.found.mask.double().mean().item(),
             "retouched": retouched_in_words(explained),
         }
+    if explained.matched is not None:
+        searched["shared_trigger_taken_out"] = bool(explained.matched)
     return {
         **searched,
         "sigma1": explained.sigma1,
@@ -139,6 +143,8 @@ def in_words(found: dict[str, Any], t2: float) -> dict[str, str]:
         searched["suspicion"] = f"{rate:.2%} of clean pictures look at least as suspicious: {treated}"
         searched["filled"] = share("filled")
         searched["retouched"] = found["retouched"] or "nothing"
+    if "shared_trigger_taken_out" in found:
+        searched["shared trigger"] = "recognised, and taken out first" if found["shared_trigger_taken_out"] else "no"
     return {
         **searched,
         "sigma1": f"{sigma('sigma1')}, whole picture",

@@ -61,7 +61,7 @@ def recover(
             "it that may be taken to carry it; 0.001 or more, below 1.",
         ),
     ] = 0.01,
-    weights: flags.Weights = None,
+    weights: flags.BundledWeights = "bundled",
     restorer: flags.Restorer = None,
     calibration: flags.Calibration = None,
     seed: flags.Seed = 0,

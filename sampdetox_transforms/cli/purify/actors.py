@@ -10,7 +10,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +107,7 @@ def cluster(address: str, quiet: bool) -> Iterator[Any]:
     if not ADDRESS.fullmatch(address):
         raise ValueError(f"--ray must be an address, HOST:PORT or ray://HOST:PORT, got {address!r}. Leave it out here.")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no message to Ray's makers unless the user says so
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray  # pyright: ignore[reportMissingImports]
         import ray.data  # pyright: ignore[reportMissingImports]
@@ -130,13 +131,14 @@ def cluster(address: str, quiet: bool) -> Iterator[Any]:
     bars, level = context.enable_progress_bars, logging.getLogger("ray.data").level
     context.enable_progress_bars = False  # there is a bar of pictures
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    try:
-        yield ray
-    finally:
-        context.enable_progress_bars = bars
-        logging.getLogger("ray.data").setLevel(level)
-        if not connected:
-            ray.shutdown()
+    with redirect_stdout(sys.stderr):  # where Ray says that a worker died, while it ends, too; stdout is for the result
+        try:
+            yield ray
+        finally:
+            context.enable_progress_bars = bars
+            logging.getLogger("ray.data").setLevel(level)
+            if not connected:
+                ray.shutdown()
 
 
 class Desk:

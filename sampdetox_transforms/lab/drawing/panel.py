@@ -102,8 +102,14 @@ def explanation_row(
     else:
         why = Tile("trigger probability of each pixel", pick(found.probability)[0].float().numpy(), "magma", 0, 1)
         where = Tile("filled pixels", pick(found.mask)[0].float().numpy(), "gray", 0, 1)
+    taken: list[Tile] = []
+    if explained.matched is not None and explained.lightened is not None and bool(pick(explained.matched)):
+        removed = unit_picture(pick(explained.lightened))
+        own = amplification(removed)
+        taken = [Tile(f"shared trigger x {own}, taken out first", (0.5 + own * removed).clip(0, 1))]
     return [
         Tile("input", before),
+        *taken,
         Tile("after stage 1", unit_picture(pick(explained.stage1))),
         why,
         where,

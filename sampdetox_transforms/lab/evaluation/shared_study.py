@@ -98,7 +98,7 @@ def victim_row(victim: Victim, whole: bool, looked: Any, detox: SampDetox, plan:
         traffic,
         evaluation,
         purifier(detox),
-        triggered=tuple(plan.options["triggered"]),
+        triggered=tuple(int(number) for number in plan.options["triggered"]),
         fill=fill_by(detox),
         again=plan.options["again"],
     )
@@ -169,5 +169,5 @@ SHARED_TRIGGER = Study(
     n=200,
     dtype=torch.float32,
     options=OPTIONS,
-    data=lambda plan: TITLES[plan.options["images"]],
+    data=lambda plan: TITLES.get(plan.options["images"], ""),
 )

@@ -188,8 +188,8 @@ def claims_on_clean(
 
 
 def correlation(trigger: SharedTrigger | None, clean: Tensor, dirty: Tensor) -> float | None:
-    """Of what the recovered trigger and the true one change in the mean image."""
-    if trigger is None:
+    """Of what the recovered trigger and the true one change in the mean image; None for one without a place."""
+    if trigger is None or trigger.moves:
         return None
     mean = clean.mean(dim=0)
     change = (mean * (1 - trigger.opacity) + trigger.pattern) - mean

@@ -1,0 +1,73 @@
+"""Floods of something natural: what they put on images, what is measured, and the tables of the experiment."""
+
+import pytest
+import torch
+
+from sampdetox_transforms.lab.evaluation.run import run_experiment
+from sampdetox_transforms.lab.evaluation.shared_floods import FLOODS, measure_flood
+from sampdetox_transforms.lab.evaluation.shared_study import render
+from sampdetox_transforms.lab.evaluation.shared_trigger import look
+from sampdetox_transforms.method.shared.spectrum import restored, smoothed
+
+
+def natural(n, seed):
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.arange(16)[:, None].float()
+    x = restored(torch.randn(n, 3, 16, 16, generator=generator) / (1 + (rows.square() + rows.T.square()).sqrt()))
+    return (0.5 + 0.8 * x).clamp(0.05, 0.9)
+
+
+def square(images):
+    images = images.clone()
+    images[..., 10:13, 9:12] = torch.tensor([1.0, 0.0, 1.0])[:, None, None]
+    return images
+
+
+def purify(images):
+    """Takes the square out and fills it with grey; smooths a little."""
+    there = ((images - square(images)).abs().amax(dim=(1, 2, 3)) < 0.01)[:, None, None, None]
+    covered = (square(torch.zeros_like(images)) > 0).any(dim=1, keepdim=True)
+    return 0.6 * torch.where(there & covered, 0.5, images) + 0.4 * smoothed(images, 3)
+
+
+def bright(images):
+    return (images.mean(dim=(1, 2, 3)) > 0.5).long()
+
+
+@pytest.mark.parametrize("name", FLOODS)
+@pytest.mark.parametrize("side", [32, 64])
+def test_each_flood_leaves_most_of_an_image_and_does_not_change_its_input(name, side):
+    images = torch.full((2, 3, side, side), 0.4)
+    put = FLOODS[name](images)
+    changed = (put - images).abs().amax(dim=1) > 0.02
+    assert 0.005 < changed.float().mean() < 0.5
+    assert torch.equal(changed[0], changed[1]) and (images == 0.4).all() and 0 <= put.min() <= put.max() <= 1
+
+
+def test_what_a_flood_does_is_measured():
+    traffic, evaluation = (look(x, bright(x), purify) for x in (natural(70, 0), natural(40, 1)))
+    row = measure_flood(square, traffic, evaluation, purify, bright, None)
+    assert row["claimed"] and row["automatic"] and row["area"] == pytest.approx(9 / 256)
+    assert row["carriers matched"] == 1 and row["others matched"] == 0
+    assert row["before"] >= 0.8 and row["after"] >= 0.8
+    none = measure_flood(lambda x: x, traffic, evaluation, purify, bright, None)
+    assert not none["claimed"] and none["area"] is None and none["before"] == none["after"]
+
+
+def test_tables():
+    share = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 20}
+    own = {"triggered": 10, "traffic": 200, "defense": "default alone", "correlation": None, "found": False}
+    own |= dict.fromkeys(("CA", "PA", "ASR", "matched", "clean_matched"), share)
+    flood = {"flood": "logo", "claimed": True, "area": 0.01, "energy": 0.02, "automatic": True}
+    flood |= dict.fromkeys(("carriers matched", "others matched", "before", "after"), 1.0)
+    rows = [{"victim": "square", "rows": [own]}, {"clean draws": 20, "claims": {"gtsrb": share}}, flood]
+    text = render({"rows": rows})
+    assert "| square | 10 of 200 | default alone | 50.0 [40.0, 60.0] |" in text
+    assert "| gtsrb | 20 | 10 |" in text and "| logo | yes | 0.010 | 0.020 | yes |" in text
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="flood"):
+        run_experiment("shared-trigger", floods=("lgo",))
+    with pytest.raises(ValueError, match="images"):
+        run_experiment("shared-trigger", images="mnist")
