@@ -34,7 +34,7 @@ from sampdetox_transforms.networks.tiles import in_parts
 PHOTOGRAPHS, CALIBRATION = "photographs.safetensors", "photographs.json"
 PHOTOGRAPHS_SHA256 = {
     PHOTOGRAPHS: "3eecbfa7842bdb7b3c70ff39ef87c5b60f4e801972525c2126ff6edcd0d60dda",
-    CALIBRATION: "3b0bab22d321f4fc110d275b976a06bd1ecbc4568169fbf01030f7873b412350",
+    CALIBRATION: "77d662443afccd1ff46fbc5bad30df4f44768e7b45a0268a327c3270b8aab642",
 }
 LEAST_SIGMA = 0.01  # of the noise that the restoring network is told of
 
