@@ -5,7 +5,13 @@ import torch
 from torchvision.transforms.v2 import functional
 
 from sampdetox_transforms.cli.main import main
-from sampdetox_transforms.transforms import transform
+from sampdetox_transforms.transforms import transform, watch
+
+
+@pytest.fixture(autouse=True)
+def _every_kind_of_picture(monkeypatch):
+    """The pictures of these tests are a few pixels wide and flat; what is said of such is tested beside ``watch``."""
+    monkeypatch.setattr(watch, "unlike_photographs", lambda x0: watch.Reason(0, ""))
 
 
 @pytest.fixture

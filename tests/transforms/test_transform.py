@@ -351,7 +351,7 @@ def test_cpu_in_a_forked_worker_is_fine(detox):
 
 def test_repr_is_one_line_without_the_network(detox):
     text = repr(detox)
-    assert "\n" not in text and "Conv2d" not in text and len(text) < 300
+    assert "\n" not in text and "Conv2d" not in text and len(text) < 400
     for part in (
         "SampDetox(",
         "weights=",
@@ -659,7 +659,7 @@ LARGE = {
 @pytest.mark.parametrize("kind", LARGE)
 def test_contract_of_large_images(tiny, photographs, kind):
     detox = SampDetox(tiny, seed=0, restorer=photographs, calibration=CALIBRATIONS)
-    assert detox.explain(LARGE[kind]()).sigma1 == float(LINEAR.sigma(8))
+    assert detox.explain(LARGE[kind]()).sigma1 == float(LINEAR.sigma(4))
     check_transform(detox, LARGE[kind]())
 
 

@@ -37,6 +37,7 @@ class StandIn:
 
     settings = types.SimpleNamespace(t1=12, t2=120, sampler="ddim", stride=60)
     restorer = calibration = None
+    triggers = ()
     denoiser = types.SimpleNamespace(source="none", max_level=160)
     schedule = types.SimpleNamespace(name="linear")
 

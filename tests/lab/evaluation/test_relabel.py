@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,13 +17,16 @@ from sampdetox_transforms.lab.victims.config import POISONING, VictimConfig
 from sampdetox_transforms.lab.victims.poisoned import image_folder
 from sampdetox_transforms.lab.victims.training import train_victim
 from sampdetox_transforms.lab.victims.victim import load_victim, measure
+from sampdetox_transforms.transforms import presets
 
 SIZE, CLASSES, EACH = 16, 3, 10
 
 
 @pytest.fixture(autouse=True)
 def _data(monkeypatch, root):
+    """The classes are colours, so that no colour may be taken out."""
     monkeypatch.setenv("SAMPDETOX_DATA", str(root))
+    monkeypatch.setitem(presets.PRESETS, "restore", replace(presets.PRESETS["restore"], colour_gain=0))
 
 
 @pytest.fixture(scope="module")
