@@ -86,10 +86,12 @@ class Calibrations:
     Attributes:
         small: for images with a shorter side of at most 48 pixels, or of all sizes where there are no other networks.
         large: for larger ones.
+        medium: for those above 48 pixels that are enlarged before the look; None takes the thresholds of ``large``.
     """
 
     small: Calibration | None = None
     large: Calibration | None = None
+    medium: Calibration | None = None
 
     @property
     def false_alarm_rate(self) -> float:
@@ -102,7 +104,7 @@ class Calibrations:
         Raises:
             ValueError: there is none.
         """
-        found = getattr(self, networks.name)
+        found = getattr(self, networks.name) or (self.large if networks.name == "medium" else None)
         if found is None:
             raise ValueError(
                 f"there must be a calibration for each of the networks, got none for {networks.name!r} images. "
@@ -127,9 +129,7 @@ class Calibrations:
 
     def at(self, false_alarm_rate: float) -> "Calibrations":
         """The same measurements with other thresholds."""
-        return Calibrations(
-            self.small and self.small.at(false_alarm_rate), self.large and self.large.at(false_alarm_rate)
-        )
+        return Calibrations(**{name: part and part.at(false_alarm_rate) for name, part in vars(self).items()})
 
     def having(self, name: str, calibration: Calibration) -> "Calibrations":
         """With another calibration for the networks of this name."""

@@ -5,6 +5,7 @@ hole (it fills it), or that a trigger covers the image (it gives the image as it
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sampdetox_transforms._common import write_atomically
-from sampdetox_transforms.method.calibration import Calibration, Calibrations
+from sampdetox_transforms.method.calibration import Calibrations
 from sampdetox_transforms.method.schedule import Schedule, scaled
 from sampdetox_transforms.method.search import Answer
 from sampdetox_transforms.networks.padding import pad_to_multiple
@@ -34,7 +35,7 @@ from sampdetox_transforms.networks.tiles import in_parts
 PHOTOGRAPHS, CALIBRATION = "photographs.safetensors", "photographs.json"
 PHOTOGRAPHS_SHA256 = {
     PHOTOGRAPHS: "3eecbfa7842bdb7b3c70ff39ef87c5b60f4e801972525c2126ff6edcd0d60dda",
-    CALIBRATION: "77d662443afccd1ff46fbc5bad30df4f44768e7b45a0268a327c3270b8aab642",
+    CALIBRATION: "987b162f166547eedb5a4f49b69d8ee6ee427c9c434da118c9faac22a76c0f0c",
 }
 LEAST_SIGMA = 0.01  # of the noise that the restoring network is told of
 
@@ -128,8 +129,8 @@ def in_colour(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h w"]:
     return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
 
 
-def load_photographs(folder: str | Path = RESTORER_FOLDER) -> tuple[Photographs | None, Calibration | None]:
-    """The networks that ``save_photographs`` wrote, with their calibration; None where the folder holds none.
+def load_photographs(folder: str | Path = RESTORER_FOLDER) -> tuple[Photographs | None, Calibrations]:
+    """The networks that ``save_photographs`` wrote, with their thresholds; None where the folder holds none.
 
     Raises:
         WeightsFileError: a file is damaged, not finite, not the pinned one, or without the other.
@@ -138,7 +139,7 @@ def load_photographs(folder: str | Path = RESTORER_FOLDER) -> tuple[Photographs 
     folder = Path(folder)
     path = folder / PHOTOGRAPHS
     if not path.exists():
-        return None, None
+        return None, Calibrations()
     try:
         pins = PHOTOGRAPHS_SHA256 if folder == RESTORER_FOLDER else {}
         if pins:
@@ -149,21 +150,21 @@ def load_photographs(folder: str | Path = RESTORER_FOLDER) -> tuple[Photographs 
         state = load_file(path)
         require_finite(state, str(path))
         networks.load_state_dict({name: value.float() for name, value in state.items()})
-        calibration = load_calibrations(folder / CALIBRATION, sha256=pins.get(CALIBRATION, "")).large
+        calibrations = load_calibrations(folder / CALIBRATION, sha256=pins.get(CALIBRATION, ""))
     except WeightsFileError:
         raise
     except (OSError, SafetensorError, RuntimeError) as error:
         message = f"{folder} must hold {PHOTOGRAPHS} and {CALIBRATION} of the same networks, got: {error}."
         raise WeightsFileError(f"{message} Write both anew.") from error
     networks.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    return networks.eval().requires_grad_(False), calibration
+    return networks.eval().requires_grad_(False), calibrations
 
 
-def save_photographs(folder: str | Path, networks: Photographs, calibration: Calibration) -> Path:
-    """Write networks, in float16, and calibration into one folder."""
+def save_photographs(folder: str | Path, networks: Photographs, calibrations: Calibrations) -> Path:
+    """Write networks, in float16, and thresholds into one folder; those of small images are kept elsewhere."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().half().contiguous() for name, value in networks.state_dict().items()}
     write_atomically(folder / PHOTOGRAPHS, lambda path: save_file(state, path))
-    save_calibrations(folder / CALIBRATION, Calibrations(None, calibration))
+    save_calibrations(folder / CALIBRATION, replace(calibrations, small=None))
     return folder

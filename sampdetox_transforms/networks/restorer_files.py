@@ -89,10 +89,10 @@ def load_calibrations(path: str | Path, *, sha256: str = "") -> Calibrations:
         )
     content = read_json(path, sha256)
     parts = {"small": content} if set(content) & set(RULES) else content
-    unknown = sorted(set(parts) - {"small", "large"})
+    unknown = sorted(set(parts) - {"small", "large", "medium"})
     if unknown or not any(isinstance(part, dict) for part in parts.values()):
         raise WeightsFileError(
-            f"{path} must hold a calibration of 'small' or 'large' images, got {brief(unknown or parts)}. "
+            f"{path} must hold a calibration of 'small', 'medium' or 'large' images, got {brief(unknown or parts)}. "
             "Write one with 'sampdetox calibrate FOLDER -o FILE'."
         )
     return Calibrations(**{name: None if part is None else _calibration(path, part) for name, part in parts.items()})

@@ -1,6 +1,8 @@
 """All search networks that the default uses, and which of them an image is for."""
 
+import copy
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,18 @@ class Restorers(nn.Module):
 
     def of(self, x: torch.Tensor) -> SearchNetworks:
         """The networks for images of this size, (..., h, w)."""
-        return self.small if self.large is None or min(x.shape[-2:]) <= SMALL else self.large  # pyright: ignore[reportReturnType]
+        short = min(x.shape[-2:])
+        if self.large is None or short <= SMALL:
+            return self.small  # pyright: ignore[reportReturnType]
+        return self.medium if short < self.large.least else self.large  # pyright: ignore[reportReturnType]
+
+    @property
+    def medium(self) -> Photographs | None:
+        """The networks of ``large`` for images that they enlarge; they have thresholds of their own."""
+        view = copy.copy(self.large)
+        if view is not None:
+            view.name = "medium"
+        return view
 
 
 def load_restorers(folder: str | Path = RESTORER_FOLDER) -> tuple[Restorers, Calibrations]:
@@ -39,8 +52,8 @@ def load_restorers(folder: str | Path = RESTORER_FOLDER) -> tuple[Restorers, Cal
         WeightsFileError: a file is missing, damaged or not the pinned one.
     """
     small, small_calibration = load_restorer(folder)
-    large, large_calibration = load_photographs(folder)
-    return Restorers(small, large), Calibrations(small_calibration, large_calibration)
+    large, calibrations = load_photographs(folder)
+    return Restorers(small, large), replace(calibrations, small=small_calibration)
 
 
 def find_restorers(weights: Any, restorer: Any, calibration: Any) -> tuple[Restorers, Calibrations]:
@@ -59,7 +72,7 @@ def find_restorers(weights: Any, restorer: Any, calibration: Any) -> tuple[Resto
     if isinstance(calibration, (str, os.PathLike)):
         calibration = load_calibrations(Path(calibration))
     if isinstance(calibration, Calibration):
-        calibration = Calibrations(calibration, calibrations and calibrations.large)
+        calibration = replace(calibrations or Calibrations(), small=calibration)
     if calibration is not None and not isinstance(calibration, Calibrations):
         kind = type(calibration).__name__
         raise TypeError(f"calibration must be a file or a Calibrations, got {kind}. Use detox.calibrate(images).")

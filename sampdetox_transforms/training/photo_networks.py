@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from sampdetox_transforms.method.calibration import SHARES, Calibration, calibrate, strictest
+from sampdetox_transforms.method.calibration import SHARES, Calibration, Calibrations, calibrate, strictest
 from sampdetox_transforms.networks.photographs import PHOTOGRAPHS, Photographs, save_photographs
 from sampdetox_transforms.training.config import PhotoTrainingConfig
 from sampdetox_transforms.training.data import held_out
@@ -78,26 +78,29 @@ def train_photographs(
 
 def measure(
     networks: Photographs, folders: dict[str, list[Path]], false_alarm_rate: float, device: str | torch.device
-) -> Calibration:
-    """Thresholds that keep the rate on each of the folders."""
-    return strictest(
-        calibrate(
-            networks,
-            squares(paths[:MEASURED], device),
-            false_alarm_rate=false_alarm_rate,
-            data=f"{len(paths[:MEASURED])} images of {Path(folder).name}",
-        )
-        for folder, paths in folders.items()
-    )
+) -> Calibrations:
+    """Thresholds that keep the rate on each of the folders: one for images that are enlarged, one for larger ones."""
+    parts: dict[str, list[Calibration]] = {}
+    for folder, every in folders.items():
+        paths = every[:MEASURED]
+        side, data = usual_side(paths), f"{len(paths)} images of {Path(folder).name}"
+        found = calibrate(networks, squares(paths, side, device), false_alarm_rate=false_alarm_rate, data=data)
+        parts.setdefault("medium" if side < networks.least else "large", []).append(found)
+    large = parts.get("large") or parts["medium"]
+    return Calibrations(None, strictest(large), strictest(parts["medium"]) if "medium" in parts else None)
 
 
-def squares(paths: list[Path], device: str | torch.device) -> Iterator[Float[Tensor, "1 3 s s"]]:
-    """The middle of each image, in [-1, 1], at the shorter side that is usual among them."""
+def usual_side(paths: list[Path]) -> int:
+    """The median of the shorter sides, in pixels, within ``SIDES``."""
     sides = []
     for path in paths:
         with Image.open(path) as image:
             sides.append(min(image.size))
-    side = round(min(max(statistics.median(sides), SIDES[0]), SIDES[1]))
+    return round(min(max(statistics.median(sides), SIDES[0]), SIDES[1]))
+
+
+def squares(paths: list[Path], side: int, device: str | torch.device) -> Iterator[Float[Tensor, "1 3 s s"]]:
+    """The middle of each image, in [-1, 1]."""
     for path in paths:
         with Image.open(path) as image:
             whole = functional.pil_to_tensor(image.convert("RGB"))

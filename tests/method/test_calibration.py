@@ -92,6 +92,15 @@ def test_each_of_the_networks_has_its_own():
         Calibrations(SEVEN).of(large)
 
 
+def test_images_that_are_enlarged_take_the_thresholds_of_large_ones_where_they_have_none():
+    medium = Measured()
+    medium.name = "medium"
+    assert Calibrations(None, SEVEN).of(medium) is SEVEN
+    assert Calibrations(None, SEVEN, SEVEN.at(0.5)).of(medium).false_alarm_rate == 0.5
+    with pytest.raises(ValueError, match="got none for 'medium' images"):
+        Calibrations(SEVEN).of(medium)
+
+
 @pytest.mark.parametrize("rate", [0.001, 0.004, 0.5])
 def test_what_no_clean_image_reaches_is_flagged_at_every_rate_that_was_measured(rate):
     calibration = calibrate(measured, normal(round(2 / rate), 0), false_alarm_rate=rate)

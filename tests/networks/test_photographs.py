@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sampdetox_transforms import WeightsFileError
-from sampdetox_transforms.method.calibration import Calibration
+from sampdetox_transforms.method.calibration import Calibration, Calibrations
 from sampdetox_transforms.networks.photographs import PHOTOGRAPHS, Photographs, load_photographs, save_photographs
 
 CALIBRATION = Calibration((-1.0, 0.25), (0.0, 2.0), 0.1, 7, "seven images")
@@ -13,12 +13,14 @@ CALIBRATION = Calibration((-1.0, 0.25), (0.0, 2.0), 0.1, 7, "seven images")
 
 @pytest.fixture
 def folder(tmp_path):
-    return save_photographs(tmp_path / "new", Photographs(), CALIBRATION)
+    return save_photographs(
+        tmp_path / "new", Photographs(), Calibrations(CALIBRATION.at(0.3), CALIBRATION, CALIBRATION.at(0.2))
+    )
 
 
 def test_files_round_trip(folder):
-    networks, calibration = load_photographs(folder)
-    assert calibration == CALIBRATION
+    networks, calibrations = load_photographs(folder)
+    assert calibrations == Calibrations(None, CALIBRATION, CALIBRATION.at(0.2))
     assert not networks.training and not any(value.requires_grad for value in networks.parameters())
 
 

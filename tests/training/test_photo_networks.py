@@ -12,7 +12,7 @@ from sampdetox_transforms.networks.photographs import PHOTOGRAPHS, Photographs, 
 from sampdetox_transforms.training.config import PhotoTrainingConfig
 from sampdetox_transforms.training.data import held_out
 from sampdetox_transforms.training.photo_data import crops_of
-from sampdetox_transforms.training.photo_networks import squares, train_photographs
+from sampdetox_transforms.training.photo_networks import measure, squares, train_photographs, usual_side
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +45,9 @@ def test_a_killed_run_ends_as_a_whole_one(config, tmp_path):
     train_photographs(config, tmp_path / "killed")
     files = [{p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("whole", "killed")]
     assert files[0] == files[1] and len(files[0]) == 2
-    networks, calibration = load_photographs(made)
-    assert isinstance(networks, Photographs) and calibration is not None
+    networks, calibrations = load_photographs(made)
+    calibration = calibrations.medium
+    assert isinstance(networks, Photographs) and calibration is not None and calibrations.large == calibration
     assert calibration.images == 20 and calibration.false_alarm_rate == 0.2
     assert networks.look(pixels(1, 3, 64, 64)).local.shape == (1, 1, 64, 64)
     assert train_photographs(config, made, progress=stop) == made  # finished: nothing is done
@@ -66,6 +67,20 @@ def test_too_few_images_are_refused_before_any_work(config, tmp_path):
 
 
 def test_images_are_measured_at_their_usual_size(folder, config):
-    found = list(squares(held_out(config.data, 0.5)[folder], "cpu"))
-    assert len(found) == 20 and len({tuple(x.shape) for x in found}) == 1
-    assert 64 <= found[0].shape[-1] <= 68 and float(torch.cat(found).abs().max()) <= 1
+    paths = held_out(config.data, 0.5)[folder]
+    assert 64 <= usual_side(paths) <= 68
+    found = torch.cat(list(squares(paths, 66, "cpu")))
+    assert found.shape == (20, 3, 66, 66) and float(found.abs().max()) <= 1
+
+
+def test_images_that_are_enlarged_have_thresholds_of_their_own(folder, tmp_path):
+    small, large = tmp_path / "small", tmp_path / "large"
+    for made, side in ((small, 80), (large, 200)):
+        made.mkdir()
+        for i in range(20):
+            functional.to_pil_image(functional.resize(pixels(3, 4, 4, seed=i), [side, side])).save(made / f"{i}.png")
+    folders = {str(made): sorted(made.iterdir()) for made in (small, large)}
+    found = measure(Photographs().eval(), folders, 0.2, "cpu")
+    assert (
+        found.small is None and found.large.data == "20 images of large" and found.medium.data == "20 images of small"
+    )

@@ -646,6 +646,15 @@ def photographs(tmp_path_factory):
     return Restorers(small, Photographs()).eval().requires_grad_(False)
 
 
+@pytest.mark.parametrize(("size", "name"), [((48, 300), "small"), ((49, 300), "medium"), ((400, 159), "medium"),
+                                            ((160, 160), "large")])  # fmt: skip
+def test_networks_are_those_of_the_size(photographs, size, name):
+    found = photographs.of(torch.zeros(1, 3, *size))
+    assert found.name == name and photographs.large.name == "large"
+    if name != "small":
+        assert found.search is photographs.large.search
+
+
 LARGE = {
     "one": lambda: pixels(3, 49, 51),
     "odd batch": lambda: pixels(2, 3, 67, 53),

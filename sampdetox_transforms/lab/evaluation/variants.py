@@ -89,7 +89,7 @@ def never(calibrations: Calibrations, *kinds: str) -> Calibrations:
             calibration, **{kind: out_of_reach(getattr(calibration, kind)) for kind in kinds}
         )
 
-    return Calibrations(silent(calibrations.small), silent(calibrations.large))
+    return Calibrations(**{name: silent(part) for name, part in vars(calibrations).items()})
 
 
 VARIANTS: dict[str, Variant] = {
