@@ -79,7 +79,7 @@ def calibrate(
 
 
 def measured_now(found: "Calibrations", stored: "Calibrations | None") -> dict[str, "Calibration"]:
-    """The parts that this run set, "small", "medium" or "large": those of a size without pictures are the stored ones."""
+    """The parts that this run set: those of a size without pictures are the stored ones."""
     return {
         name: part for name, part in vars(found).items() if part is not None and part != getattr(stored, name, None)
     }

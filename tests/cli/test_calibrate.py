@@ -55,7 +55,7 @@ def test_the_thresholds_as_json(run, clean, tiny, tmp_path):
 
 
 def test_the_thresholds_of_each_size_are_told(run, clean, tiny, tmp_path):
-    """Small and large pictures are searched by networks of their own; each size has its thresholds."""
+    """Small and medium pictures are searched by networks of their own; each size has its thresholds."""
     for i in range(5):
         save(clean / f"large{i}.png", colours(10 + i, (52, 50, 3)))
     flags = ("--weights", tiny, "--device", "cpu", "--false-alarm-rate", 0.5)
@@ -64,7 +64,7 @@ def test_the_thresholds_of_each_size_are_told(run, clean, tiny, tmp_path):
     stored = load_calibrations(tmp_path / "t.json")
     (small, large), lines = (stored.small, stored.large), printed.splitlines()
     assert lines[0].startswith("measured 11 clean pictures")
-    for line, part, start in zip(lines[1:], (small, large), ("6 small pictures", "5 large pictures"), strict=True):
+    for line, part, start in zip(lines[1:], (small, large), ("6 small pictures", "5 medium pictures"), strict=True):
         assert line.startswith(start) and f"{part.thresholds[0]:.3f} on" in line and f"{part.thresholds[1]:.3f}" in line
 
 

@@ -10,17 +10,17 @@ from sampdetox_transforms.networks.photographs import PHOTOGRAPHS, Photographs, 
 
 CALIBRATION = Calibration((-1.0, 0.25), (0.0, 2.0), 0.1, 7, "seven images")
 
+OTHER = Calibration((-2.0, 0.5), (0.0, 3.0), 0.1, 7, "others")
+
 
 @pytest.fixture
 def folder(tmp_path):
-    return save_photographs(
-        tmp_path / "new", Photographs(), Calibrations(CALIBRATION.at(0.3), CALIBRATION, CALIBRATION.at(0.2))
-    )
+    return save_photographs(tmp_path / "new", Photographs(), Calibrations(CALIBRATION, CALIBRATION, OTHER))
 
 
 def test_files_round_trip(folder):
     networks, calibrations = load_photographs(folder)
-    assert calibrations == Calibrations(None, CALIBRATION, CALIBRATION.at(0.2))
+    assert calibrations == Calibrations(None, CALIBRATION, OTHER)
     assert not networks.training and not any(value.requires_grad for value in networks.parameters())
 
 
