@@ -62,7 +62,7 @@ def test_the_thresholds_of_each_size_are_told(run, clean, tiny, tmp_path):
     status, printed, _ = run("calibrate", clean, "-o", tmp_path / "t.json", *flags)
     assert status == 0
     stored = load_calibrations(tmp_path / "t.json")
-    (small, large), lines = (stored.small, stored.large), printed.splitlines()
+    (small, large), lines = (stored.small, stored.medium), printed.splitlines()
     assert lines[0].startswith("measured 11 clean pictures")
     for line, part, start in zip(lines[1:], (small, large), ("6 small pictures", "5 medium pictures"), strict=True):
         assert line.startswith(start) and f"{part.thresholds[0]:.3f} on" in line and f"{part.thresholds[1]:.3f}" in line
