@@ -24,6 +24,7 @@ from sampdetox_transforms.networks.unet_config import UNetConfig
 
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, torch.get_num_threads()))
 DATA_FOLDERS = ("models", "triggers", "gtsrb32", "cifar10-lossless")
+PHOTOGRAPHS = ("imagenet-sample", "imagenette160", "tiny-imagenet", "lfw", "dtd")
 MAX_LEVEL = 160
 
 
@@ -48,6 +49,15 @@ def data() -> Path:
     if missing:
         pytest.skip(f"SAMPDETOX_DATA names a folder without {', '.join(missing)}: unpack the archives there")
     return Path(given)
+
+
+@pytest.fixture(scope="session")
+def data_with_photographs(data) -> Path:
+    """The same with the photographs, which not everybody unpacks."""
+    missing = [name for name in PHOTOGRAPHS if not (data / name).is_dir()]
+    if missing:
+        pytest.skip(f"SAMPDETOX_DATA names a folder without {', '.join(missing)}: unpack the archives there")
+    return data
 
 
 def tiny_config(channels: int = 3, **changes) -> UNetConfig:

@@ -23,7 +23,8 @@ def test_without_data_the_remedy_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_kind_has_its_size(name, data):
+def test_every_kind_has_its_size(name, data_with_photographs):
+    data = data_with_photographs
     found = load_kind(name, 3, data=data)
     assert found.images.shape == (3, 3, KINDS[name].size, KINDS[name].size)
     assert float(found.images.min()) >= 0 and 0.3 < float(found.images.max()) <= 1
@@ -31,7 +32,8 @@ def test_every_kind_has_its_size(name, data):
     assert torch.equal(found.images, again.images) and torch.equal(found.labels, again.labels)
 
 
-def test_training_photographs_are_no_test_images(data):
+def test_training_photographs_are_no_test_images(data_with_photographs):
+    data = data_with_photographs
     tests = {path for name in ("imagenet", "imagenette") for path in paths_for_testing(name, data)}
     training = paths_for_training(data)
     assert len(training) == 400 + 1700 and not tests & set(training)

@@ -66,7 +66,8 @@ def test_what_needs_a_file_says_so(name, tmp_path):
         plant(name, torch.rand(1, 3, 32, 32), data=tmp_path)
 
 
-def test_what_needs_a_file_works_with_the_data(data):
+def test_what_needs_a_file_works_with_the_data(data_with_photographs):
+    data = data_with_photographs
     images = torch.full((3, 3, 128, 128), 100 / 255)
     soft = plant("natural object", images, data=data)
     assert bool(((soft.alpha > 0) & (soft.alpha < 0.5)).any())
