@@ -9,7 +9,7 @@ from sampdetox_transforms.transforms.arrays import DetoxArrays
 from sampdetox_transforms.transforms.transform import SampDetox
 
 
-class Purify(ImageOnlyTransform):
+class Purify(ImageOnlyTransform):  # pyright: ignore[reportGeneralTypeIssues]
     """Purify the image of a sample; masks, boxes and keypoints pass through.
 
     Put it first: before ``Normalize``, and before what crops or resizes, which would bend a trigger.
@@ -22,7 +22,7 @@ class Purify(ImageOnlyTransform):
     noise comes from the seed of ``detox``, not from that of the pipeline.
     """
 
-    class InitSchema(ImageOnlyTransform.InitSchema):
+    class InitSchema(ImageOnlyTransform.InitSchema):  # pyright: ignore[reportAttributeAccessIssue]
         """What albumentations checks: ``detox`` may be any object here."""
 
         detox: Any = None
