@@ -18,7 +18,7 @@ from sampdetox_transforms.training.config import PhotoTrainingConfig
 from sampdetox_transforms.training.data import held_out
 from sampdetox_transforms.training.loop import Progress, silent
 from sampdetox_transforms.training.photo_restoring import RESTORING, train_photo_restoring
-from sampdetox_transforms.training.photographs import WEIGHTS, train_photo_search
+from sampdetox_transforms.training.photo_search import WEIGHTS, train_photo_search
 
 SIDES = (64, 256)  # pixels of the shorter side at which images are measured, at least and at most
 MEASURED = 400  # images of a folder at most

@@ -1,22 +1,19 @@
 """Train the restoring network for photographs: it takes noise away, fills holes, and gives an image without a dense
 trigger; which of the three it is asked for it is told with each image (``networks.photographs``)."""
 
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 
-from sampdetox_transforms._common import write_atomically
 from sampdetox_transforms.networks.photographs import restoring_network, told
 from sampdetox_transforms.networks.push_pull import push_pull
 from sampdetox_transforms.training.config import PhotoTrainingConfig
-from sampdetox_transforms.training.loop import Batches, Progress, fit, silent, to_device
-from sampdetox_transforms.training.photo_data import PhotoCrops, crops_of, whole
-from sampdetox_transforms.training.state import STATE
+from sampdetox_transforms.training.loop import Progress, silent
+from sampdetox_transforms.training.photo_data import PhotoCrops, whole
+from sampdetox_transforms.training.photo_run import train_photo_network
 from sampdetox_transforms.training.triggers.draw import choose, mixture, uniform
 from sampdetox_transforms.training.triggers.local import erasures
 from sampdetox_transforms.training.triggers.photographs import DENSE
@@ -61,28 +58,16 @@ def train_photo_restoring(
         ValueError: settings that do not fit, a folder without images, a finished ``out``, or a state of other settings.
         OSError: data that cannot be read, or ``out`` that cannot be written.
     """
-    out = Path(out)
-    crops = crops_of(config)
-    if (out / RESTORING).exists() and not (out / STATE).exists():
-        raise ValueError(
-            f"out must be a new folder, or that of an unfinished run, got {out} with finished weights. Name another."
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(config.seed)
-    network = restoring_network() if network is None else network
-    average, _ = fit(
-        network.to(device).to(memory_format=torch.channels_last).train(),  # pyright: ignore[reportCallIssue]
-        Batches(partial(restoring_batch, crops, config.sizes), config),
-        lambda network, batch: restoring_loss(network, to_device(batch, device)),
+    return train_photo_network(
+        "restoring",
         config,
-        out / STATE,
+        out,
+        make=lambda: restoring_network() if network is None else network,
+        batch=restoring_batch,
+        loss=restoring_loss,
         device=device,
-        progress=lambda step, loss: progress("restoring", step, config.steps, loss),
+        progress=progress,
     )
-    weights = {name: value.detach().cpu().half().contiguous() for name, value in average.items()}
-    write_atomically(out / RESTORING, lambda path: save_file(weights, path))
-    (out / STATE).unlink(missing_ok=True)
-    return out
 
 
 def restoring_batch(

@@ -228,8 +228,8 @@ class SampDetox(v2.Transform):
     def calibrate(self, images: Any, *, false_alarm_rate: float = 0.05, data: str = "") -> Calibrations:
         """Set the thresholds of the search by clean images, so that this share of them is taken for triggered ones.
 
-        Small images (shorter side up to 48 pixels) set the thresholds of the networks for these, larger ones the
-        others; what no image is given for stays.
+        Images with a shorter side up to 48 pixels, below 160, and larger ones have thresholds of their own; those that
+        no image is given for stay.
 
         Args:
             images: a batch, or an iterable of images or batches, of the kinds and ranges that a call takes.

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from sampdetox_transforms.transforms.checks import as_whole, check_not_traced
+from sampdetox_transforms.transforms.dose import candidates_for, in_units, in_wanted_units, with_dose
 from sampdetox_transforms.transforms.explanation import telling
 from sampdetox_transforms.transforms.fit import CANDIDATES, Dose, Fit, fit_to_classifier
-from sampdetox_transforms.transforms.fitting import candidates_for, in_units, in_wanted_units, with_dose
 from sampdetox_transforms.transforms.images import check_normalisation
 from sampdetox_transforms.transforms.passes import in_pass
 from sampdetox_transforms.transforms.transform import SampDetox

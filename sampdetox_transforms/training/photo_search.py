@@ -3,21 +3,18 @@
 Batches of several sizes, from 64 to 192 pixels, so that one network finds a trigger at any of them.
 """
 
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from sampdetox_transforms._common import write_atomically
 from sampdetox_transforms.networks.photo_unet import PhotoUNet
 from sampdetox_transforms.training.config import PhotoTrainingConfig
-from sampdetox_transforms.training.loop import Batches, Progress, fit, silent, to_device
-from sampdetox_transforms.training.photo_data import PhotoCrops, crops_of, finish, whole
-from sampdetox_transforms.training.state import STATE
+from sampdetox_transforms.training.loop import Progress, silent
+from sampdetox_transforms.training.photo_data import PhotoCrops, finish, whole
+from sampdetox_transforms.training.photo_run import train_photo_network
 from sampdetox_transforms.training.triggers.draw import choose, mixture
 from sampdetox_transforms.training.triggers.local import local_triggers
 from sampdetox_transforms.training.triggers.photographs import CONTENTS, DENSE, SHAPES, soft_edges
@@ -44,28 +41,16 @@ def train_photo_search(
         ValueError: settings that do not fit, a folder without images, a finished ``out``, or a state of other settings.
         OSError: data that cannot be read, or ``out`` that cannot be written.
     """
-    out = Path(out)
-    crops = crops_of(config)
-    if (out / WEIGHTS).exists() and not (out / STATE).exists():
-        raise ValueError(
-            f"out must be a new folder, or that of an unfinished run, got {out} with finished weights. Name another."
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(config.seed)
-    network = PhotoUNet(3, 1, image_logit=True) if network is None else network
-    average, _ = fit(
-        network.to(device).to(memory_format=torch.channels_last).train(),  # pyright: ignore[reportCallIssue]
-        Batches(partial(photo_batch, crops, config.sizes), config),
-        lambda network, batch: search_loss(network, to_device(batch, device)),
+    return train_photo_network(
+        "search",
         config,
-        out / STATE,
+        out,
+        make=lambda: PhotoUNet(3, 1, image_logit=True) if network is None else network,
+        batch=photo_batch,
+        loss=search_loss,
         device=device,
-        progress=lambda step, loss: progress("search", step, config.steps, loss),
+        progress=progress,
     )
-    weights = {name: value.detach().cpu().half().contiguous() for name, value in average.items()}
-    write_atomically(out / WEIGHTS, lambda path: save_file(weights, path))
-    (out / STATE).unlink(missing_ok=True)
-    return out
 
 
 class PhotoBatch(NamedTuple):

@@ -23,7 +23,7 @@ from sampdetox_transforms.training.photo_data import (
     jpeg_some,
     random_square,
 )
-from sampdetox_transforms.training.photographs import WEIGHTS, photo_batch, search_loss, train_photo_search
+from sampdetox_transforms.training.photo_search import WEIGHTS, photo_batch, search_loss, train_photo_search
 from sampdetox_transforms.training.state import STATE
 
 SIZES = ((32, 10, 1.0),)
