@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from contract import pixels
 from safetensors.torch import load_file, save_file
 
 from sampdetox_transforms import WeightsFileError
 from sampdetox_transforms.method.calibration import Calibration, Calibrations
 from sampdetox_transforms.networks.photographs import PHOTOGRAPHS, Photographs, load_photographs, save_photographs
+from sampdetox_transforms.networks.push_pull import push_pull
 
 CALIBRATION = Calibration((-1.0, 0.25), (0.0, 2.0), 0.1, 7, "seven images")
 
@@ -45,3 +47,12 @@ def test_a_cut_file_is_named(folder):
     (folder / PHOTOGRAPHS).write_bytes((folder / PHOTOGRAPHS).read_bytes()[:1000])
     with pytest.raises(WeightsFileError, match=f"{PHOTOGRAPHS} must be a whole safetensors file"):
         load_photographs(folder)
+
+
+def test_a_hole_starts_from_the_smooth_filling():
+    networks = Photographs().eval().requires_grad_(False)
+    for value in networks.restoring.head.parameters():  # it adds nothing
+        value.zero_()
+    x, mask = pixels(2, 3, 64, 48) * 2 - 1, torch.zeros(2, 1, 64, 48, dtype=torch.bool)
+    mask[..., 10:30, 20:40] = True
+    torch.testing.assert_close(networks.fill(x, mask), push_pull(x, mask))

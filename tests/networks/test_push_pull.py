@@ -49,3 +49,12 @@ def test_values_lie_within_those_of_the_known_pixels_and_images_do_not_mix():
 
 def test_an_image_without_a_known_pixel_becomes_grey():
     assert not push_pull(pixels(1, 3, 8, 8), torch.ones(1, 1, 8, 8, dtype=torch.bool)).any()
+
+
+def test_a_pixel_takes_the_nearest_known_one_and_not_the_mean_of_all():
+    x = torch.zeros(1, 3, 8, 8)
+    x[..., 0, 0] = 1
+    mask = torch.ones(1, 1, 8, 8, dtype=torch.bool)
+    mask[..., 0, 0] = mask[..., 7, 7] = False
+    filled = push_pull(x, mask)
+    assert float(filled[0, 0, 1, 1]) > 0.7 and float(filled[0, 0, 6, 6]) < 0.3
