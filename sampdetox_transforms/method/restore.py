@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sampdetox_transforms.method.calibration import Calibration, Calibrations
+from sampdetox_transforms.method.calibration import Calibrations
 from sampdetox_transforms.method.checks import check_levels, check_numbers, check_walk, step_of
 from sampdetox_transforms.method.dense import DenseAnswer, answer_dense, lightened
 from sampdetox_transforms.method.look import Look, look
@@ -24,6 +24,7 @@ from sampdetox_transforms.method.sampdetox import global_stage
 from sampdetox_transforms.method.samplers import Denoiser, Noise, grid
 from sampdetox_transforms.method.schedule import Schedule
 from sampdetox_transforms.method.search import SearchNetworks, dilate, enlarge, enlarge_map, locate
+from sampdetox_transforms.method.waves import without_waves
 
 SMALL = 48  # pixels of the shorter side up to which an image is small: ``t1`` is its level, ``t1_large`` of others
 
@@ -57,13 +58,13 @@ class Restore:
         colour_gain: images that are not flagged lose all of it from a probability of a dense trigger of 1 / colour_gain
             on, and less below. Where what the estimate takes is mostly a cast, the image itself without its cast takes
             its place, at t1. 0 for neither.
-        lines: spectral lines above this ratio are taken out of images with a dense trigger (``without_lines``), where
-            that leaves nothing suspicious: they then get t1. 0 for no such attempt.
+        waves: waves with a score of this or more are taken out of every image before anything else, one clean
+            photograph in thirty among them (``without_waves``); 0 for none.
         resample: the result is shrunk by this factor in (0, 1] and enlarged again, against warps; 1 for nothing.
         sharpness: amount of an unsharp mask after that, ``sharpened``; 0 for none.
 
     Network calls of an image with 2 networks to a look at t1 <= stride: 3 without a trigger; at most 3 * looks + 2 with
-    a local one; with a dense one alone 6, and one for each stride of t2; with both the first, and one for each stride
+    a local one; with a dense one alone 4, and one for each stride of t2; with both the first, and one for each stride
     of t2 beyond the first.
 
     Raises:
@@ -84,14 +85,14 @@ class Restore:
     t2_fine: float | None = 20
     colour: float = 0.0
     colour_gain: float = 3.0
-    lines: float = 4.0
+    waves: float = 24.0
     resample: float = 1.0
     sharpness: float = 0.0
 
     def __post_init__(self) -> None:
         check_walk(self)
         check_levels(self, "t1", "t2", *(name for name in ("t1_large", "t2_fine") if getattr(self, name) is not None))
-        check_numbers(self, "looks", "largest", "gain", "colour", "colour_gain", "lines", "resample", "sharpness")
+        check_numbers(self, "looks", "largest", "gain", "colour", "colour_gain", "waves", "resample", "sharpness")
         if isinstance(self.looks, float) or self.looks < 1:
             raise ValueError(f"looks must be a whole number of 1 or more, got {self.looks}. 2 is the default.")
         if not 0 <= self.largest <= 1:
@@ -102,7 +103,7 @@ class Restore:
             raise ValueError(f"colour must be a share in [0, 1], got {self.colour}. 0 takes nothing from every image.")
         if not 0 < self.resample <= 1:
             raise ValueError(f"resample must be a factor in (0, 1], got {self.resample}. 1 changes nothing.")
-        for name, default in {"gain": 3, "colour_gain": 3, "lines": 4, "sharpness": 0}.items():
+        for name, default in {"gain": 3, "colour_gain": 3, "waves": 24, "sharpness": 0}.items():
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise ValueError(f"{name} must be 0 or more, got {value}. {default} is the default, 0 does nothing.")
@@ -133,12 +134,14 @@ class Restore:
         t1 = self.t1 if self.t1_large is None or min(x0.shape[-2:]) <= SMALL else self.t1_large
         diffuse = Diffusion(self, networks.denoiser(schedule) or denoiser, schedule)
 
+        given = x0
+        x0, waves = without_waves(x0, self.waves) if self.waves else (x0, torch.zeros_like(x0[:, 0, 0, 0]) > 0)
         seen = look(x0, networks, calibration)
         amount = colour_amount(seen.likely, self.colour, self.colour_gain)
         start = enlarge(x0, seen.x, self.without_colour(lightened(seen, self.gain), amount))
         stage1 = diffuse(start, t1, noise)
         index = seen.alarms.any(dim=1).nonzero()[:, 0]
-        removed = self.take_out(seen.only(index), networks, calibration)
+        removed = self.take_out(seen.only(index), networks)
         mask = enlarge_map(removed.mask.to(x0), x0) > 0
         taken = torch.where(removed.dense.colour, 1.0, self.colour).to(amount)
         filled = enlarge(x0[index], seen.x[index], self.without_colour(removed.x, taken), removed.mask)
@@ -146,7 +149,7 @@ class Restore:
 
         calls = torch.full((len(x0),), networks.calls + len(grid(t1, self.stride)) - 1, device=x0.device)
         calls = calls.index_add(0, index, removed.calls + steps)
-        dense = removed.dense.lines | removed.dense.colour | removed.dense.fine | removed.dense.rest
+        dense = removed.dense.colour | removed.dense.fine | removed.dense.rest
         nothing = mask.new_zeros((len(x0), *mask.shape[1:]))
         ones = torch.ones(len(x0), dtype=torch.float64, device=x0.device)
         return Purified(
@@ -162,10 +165,10 @@ class Restore:
                 dense.new_zeros(len(x0)).index_put((index,), dense),
                 seen.p_value,
             ),
-            lightened=x0 - start,
+            lightened=given - start,
             retouched=Retouched(
                 amount.index_put((index,), taken).double() * (x0.shape[1] > 1),
-                dense.new_zeros(len(x0)).index_put((index,), removed.dense.lines),
+                waves,
                 ones * self.resample,
                 ones * self.sharpness,
             ),
@@ -179,7 +182,7 @@ class Restore:
         """What comes after diffusion."""
         return sharpened(resampled(x, self.resample), self.sharpness)
 
-    def take_out(self, seen: Look, networks: SearchNetworks, calibration: Calibration) -> Removal:
+    def take_out(self, seen: Look, networks: SearchNetworks) -> Removal:
         """The triggers of flagged images: dense ones are answered by ``dense.py``, located pixels are filled.
 
         A filled image is looked at again, and filled anew with what still stands out. Once located, pixels stay in the
@@ -187,13 +190,9 @@ class Restore:
         """
         if not len(seen.x):
             nobody, calls = seen.alarms[:, 1], seen.alarms[:, 1].long()
-            return Removal(
-                seen.x, seen.answer.local > 0, DenseAnswer(seen.x, nobody, nobody, nobody, nobody, calls), calls
-            )
+            return Removal(seen.x, seen.answer.local > 0, DenseAnswer(seen.x, nobody, nobody, nobody, calls), calls)
         mask, dense = first_mask(seen, networks, self.largest)
-        answer = answer_dense(
-            seen, dense, mask, networks, calibration, lines=self.lines, colour=self.colour_gain > 0
-        )  # fmt: skip
+        answer = answer_dense(seen, dense, networks, colour=self.colour_gain > 0)
         x, calls = answer.x, answer.calls
         result, index = x, mask.any(dim=(1, 2, 3)).nonzero()[:, 0]
         for number in range(self.looks):

@@ -32,13 +32,13 @@ class Retouched:
 
     Attributes:
         colour: (b,), float64, the share of the smooth colour that was taken away, in [0, 1].
-        lines: (b,), whether lines of the spectrum were taken out.
+        waves: (b,), whether a wave over the whole image was taken out.
         resampled: (b,), float64, the factor that the result was shrunk by and enlarged again; 1 for nothing.
         sharpened: (b,), float64, the amount of the unsharp mask; 0 for none.
     """
 
     colour: Float[Tensor, "*b"]
-    lines: Bool[Tensor, "*b"]
+    waves: Bool[Tensor, "*b"]
     resampled: Float[Tensor, "*b"]
     sharpened: Float[Tensor, "*b"]
 

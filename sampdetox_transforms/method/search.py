@@ -14,6 +14,8 @@ from torch.nn import functional
 from sampdetox_transforms.method.samplers import Denoiser
 from sampdetox_transforms.method.schedule import Schedule
 
+ROUNDS = 100  # of spreading along rows and columns, see ``hysteresis``
+
 
 class Answer(NamedTuple):
     """What the networks say of a batch.
@@ -82,14 +84,33 @@ def locate(logits: Float[Tensor, "b 1 h w"], networks: SearchNetworks, margin: i
 
 
 def hysteresis(logits: Float[Tensor, "b 1 h w"], high: float | Tensor, low: float) -> Bool[Tensor, "b 1 h w"]:
-    """Pixels above ``low`` that are connected to one above ``high`` by such pixels (8 neighbours; Canny 1986, VI.C)."""
+    """Pixels above ``low`` that are connected to one above ``high`` by such pixels (8 neighbours; Canny 1986, VI.C).
+
+    After ``ROUNDS`` what is reached stays: a patch takes a few, only a maze takes more.
+    """
     candidates = logits > low
     mask = candidates & (logits > high)
-    while True:
+    for _ in range(ROUNDS):
         wider = dilate(mask, 1) & candidates
+        for dim in (-1, -2):
+            wider = along(wider, candidates, dim)
         if torch.equal(wider, mask):
-            return mask
+            break
         mask = wider
+    return mask
+
+
+def along(mask: Bool[Tensor, "b 1 h w"], candidates: Bool[Tensor, "b 1 h w"], dim: int) -> Bool[Tensor, "b 1 h w"]:
+    """The mask, a part of the candidates, spread at once over each run of candidates along a dimension.
+
+    So that rounds are as many as a shape has turns, not as its pixels.
+    """
+    run = (~candidates).cumsum(dim)  # one number for a run and the pixel before it, which is no candidate
+    size = list(mask.shape)
+    size[dim] += 1
+    reached = torch.zeros(size, dtype=torch.uint8, device=mask.device)
+    reached = reached.scatter_reduce(dim, run, mask.to(torch.uint8), "amax")
+    return (reached.gather(dim, run) > 0) & candidates
 
 
 def dilate(mask: Bool[Tensor, "b 1 h w"], pixels: int) -> Bool[Tensor, "b 1 h w"]:

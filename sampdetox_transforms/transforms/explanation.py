@@ -33,7 +33,7 @@ class Explanation:
         lightened: (..., c, h, w), what was taken from the image besides noise before the global stage, in units of
             [0, 1]; times 255 in grey levels. It holds what a shared trigger took, and what a dense one that is too
             faint to be flagged may have added. None where nothing is taken.
-        retouched: what was done without a network (``Restore`` only, else None): ``colour``, ``lines``, ``resampled``
+        retouched: what was done without a network (``Restore`` only, else None): ``colour``, ``waves``, ``resampled``
             and ``sharpened``, (...) each.
         matched: (...), whether the shared trigger was recognised and taken out first; None without one.
     """
@@ -72,8 +72,8 @@ def explanation_of(
         least = shaped(found.p_value, lambda v: v.amin(1))
         found = Found(shaped(found.probability), shaped(found.mask), shaped(found.dense.long()) > 0, least)
     if retouched is not None:
-        lines, of_all = shaped(retouched.lines.long()) > 0, (retouched.resampled, retouched.sharpened)
-        retouched = Retouched(shaped(retouched.colour), lines, *map(shaped, of_all))
+        waves, of_all = shaped(retouched.waves.long()) > 0, (retouched.resampled, retouched.sharpened)
+        retouched = Retouched(shaped(retouched.colour), waves, *map(shaped, of_all))
     return Explanation(
         image=from_core(result.image, normalisation, inpt, tensor),
         stage1=from_core(result.stage1, normalisation, inpt, tensor),

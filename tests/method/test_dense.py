@@ -8,9 +8,9 @@ import torch
 from samples import WhiteIsForeign, flat, patched
 from samples import run as run_with_noise
 
-from sampdetox_transforms.method.lines import without_lines
 from sampdetox_transforms.method.restore import Restore
 from sampdetox_transforms.method.retouch import colour_amount, resampled, sharpened, without_colour_cast
+from sampdetox_transforms.method.waves import without_waves
 
 run = partial(run_with_noise, noise=torch.zeros_like)  # the denoiser finds none either: diffusion changes nothing
 
@@ -45,36 +45,29 @@ class Knows(WhiteIsForeign):
 LEVELS = {"t1": 6, "t2": 60, "t2_fine": 20, "stride": 60}
 
 
-def test_a_wave_is_taken_out_where_that_leaves_nothing_suspicious():
+def test_a_wave_is_taken_out_before_the_look():
     clean, x0 = scene(), scene() + wave()
-    networks = Knows(clean)
-    result = run(x0, networks, lines=4, **LEVELS)
-    torch.testing.assert_close(result.image, without_lines(x0))
-    assert (result.image - clean).abs().max() < 0.05 < (x0 - clean).abs().max()
-    assert result.retouched.lines.tolist() == [True] and result.found.dense.tolist() == [True]
-    assert float(result.timestep_map.unique()) == 6
-    assert result.network_calls.tolist() == [2 + 1 + 2 + 1] and networks.asked == 4
+    networks = Knows(clean, threshold=1e-2)
+    result = run(x0, networks, waves=24, gain=0, **LEVELS)
+    torch.testing.assert_close(result.image, without_waves(x0)[0])
+    assert (result.image - clean).square().mean() < 0.3 * (x0 - clean).square().mean()
+    assert result.retouched.waves.tolist() == [True] and result.found.dense.tolist() == [False]
+    torch.testing.assert_close(result.lightened, x0 - result.image)
+    assert float(result.timestep_map.unique()) == 0 and result.network_calls.tolist() == [2 + 1]
 
 
-def test_a_wave_that_is_not_all_of_the_trigger_is_answered_as_without_lines():
+def test_what_a_wave_leaves_suspicious_is_answered_as_without_the_wave():
     clean = scene()
     x0 = clean + wave() + 0.2 * scene(1)
-    result, before = (run(x0, Knows(clean), lines=lines, **LEVELS) for lines in (4, 0))
-    assert torch.equal(result.image, before.image) and not result.retouched.lines.any()
-    assert result.network_calls.tolist() == [before.network_calls.item() + 2]
+    result = run(x0, Knows(clean), waves=24, **LEVELS)
+    assert result.retouched.waves.all() and result.found.dense.all()
+    without = run(without_waves(x0)[0], Knows(clean), **LEVELS)
+    assert torch.equal(result.image, without.image) and not without.retouched.waves.any()
 
 
-def test_an_image_in_which_no_line_stands_out_is_not_looked_at_again():
-    clean = scene()
-    result = run(clean + 0.3, Knows(clean), lines=4, **LEVELS)
-    assert not result.retouched.lines.any() and result.network_calls.tolist() == [2 + 1 + 1]
-
-
-def test_lines_are_not_sought_where_something_is_located_that_is_filled():
-    clean = scene()
-    x0 = patched(clean + wave())
-    result = run(x0, Knows(clean), lines=4, **LEVELS)
-    assert result.found.mask.any() and not result.retouched.lines.any()
+def test_a_patch_is_filled_where_a_wave_was_taken_out():
+    result = run(patched(scene() + wave()), Knows(scene()), waves=24, **LEVELS)
+    assert result.found.mask.any() and result.retouched.waves.all()
 
 
 def test_a_cast_is_answered_by_the_image_without_it_at_t1():
@@ -159,7 +152,7 @@ def test_gradients_reach_the_image_through_every_answer():
     x0 = torch.cat([clean + wave(), clean + CAST, clean + 0.3 * scene(1), clean]).requires_grad_()
     networks = Knows(clean)
     networks.estimate = lambda x: x * 0.1 + networks.clean * 0.9
-    result = run(x0, networks, lines=4, colour_gain=3, resample=0.8, sharpness=1, **LEVELS)
+    result = run(x0, networks, waves=24, colour_gain=3, resample=0.8, sharpness=1, **LEVELS)
     gradient = torch.autograd.grad(result.image.square().sum(), x0)[0]
     assert gradient.isfinite().all() and (gradient.abs().sum(dim=(1, 2, 3)) > 0).all()
 
@@ -167,13 +160,13 @@ def test_gradients_reach_the_image_through_every_answer():
 def test_each_answer_is_the_same_in_any_batch():
     clean = scene()
     x0 = torch.cat([clean + wave(), clean + CAST, clean + 0.3 * scene(1), clean])
-    settings = {"lines": 4, "colour_gain": 3, **LEVELS}
+    settings = {"waves": 24, "colour_gain": 3, **LEVELS}
     together = run(x0, Knows(clean), **settings)
     for i in range(4):
         alone = run(x0[i : i + 1], Knows(clean), **settings)
         torch.testing.assert_close(alone.image[0], together.image[i])
         assert alone.network_calls[0] == together.network_calls[i]
-        for name in ("colour", "lines"):
+        for name in ("colour", "waves"):
             assert getattr(alone.retouched, name)[0] == getattr(together.retouched, name)[i]
 
 
@@ -183,7 +176,7 @@ def test_each_answer_is_the_same_in_any_batch():
         ({"colour": 1.5}, r"colour must be a share in \[0, 1\], got 1.5"),
         ({"resample": 0}, r"resample must be a factor in \(0, 1\], got 0"),
         ({"sharpness": -1}, "sharpness must be 0 or more, got -1. 0 is the default"),
-        ({"lines": float("inf")}, "lines must be 0 or more, got inf"),
+        ({"waves": float("inf")}, "waves must be 0 or more, got inf"),
         ({"colour_gain": float("nan")}, "colour_gain must be 0 or more, got nan"),
         ({"t2_fine": -3}, "t2_fine must be 0 or more, got -3"),
     ],

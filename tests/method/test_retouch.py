@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from sampdetox_transforms.method.lines import without_lines
 from sampdetox_transforms.method.retouch import (
     blurred,
     colour_amount,
@@ -47,9 +46,8 @@ def naive_blur(plane: list[list[float]], sigma: float) -> list[list[float]]:
         lambda x: without_colour_cast(x, 8, 0),
         lambda x: resampled(x, 1),
         lambda x: sharpened(x, 0),
-        lambda x: without_lines(x, ratio=1e9),
     ],
-    ids=["no cast taken", "factor 1", "not sharpened", "no line stands out"],
+    ids=["no cast taken", "factor 1", "not sharpened"],
 )
 def test_amount_0_changes_nothing(same):
     x = images(2, 3, 12, 9)
@@ -124,7 +122,7 @@ def test_the_cast_is_blurred_over_the_same_share_of_an_image_of_any_size():
 
 def test_a_flat_image_survives_every_part():
     x = torch.full((1, 3, 20, 33), 0.4, dtype=torch.float64)
-    for result in (resampled(x, 0.6), sharpened(x, 3), without_lines(x), blurred(x, 2.5), without_colour_cast(x)):
+    for result in (resampled(x, 0.6), sharpened(x, 3), blurred(x, 2.5), without_colour_cast(x)):
         torch.testing.assert_close(result, x, rtol=0, atol=1e-12)
 
 
@@ -142,25 +140,10 @@ def test_sharpening_gives_back_contrast_that_resampling_took():
     assert (sharpened(soft, 0.7) - x).square().mean() < (soft - x).square().mean()
 
 
-@pytest.mark.parametrize("dim", [-1, -2])
-def test_a_sinusoid_over_the_rows_or_columns_is_taken_out(dim):
-    x = blurred(images(4, 3, 32, 32), 3)
-    wave = 0.3 * torch.sin(2 * torch.pi * 6 * torch.arange(32, dtype=torch.float64) / 32)
-    wave = wave if dim == -1 else wave[:, None]
-    result = without_lines(x + wave)
-    assert (result - x).square().mean() < 0.01 * wave.square().mean()
-    assert (without_lines(x) - x).square().mean() < 0.01 * wave.square().mean()
-
-
-def test_lines_are_not_sought_in_an_image_without_spectrum():
-    x = images(1, 3, 4, 5)
-    assert torch.equal(without_lines(x), x)
-
-
 @pytest.mark.parametrize(
     "part",
-    [without_colour_cast, lambda x: resampled(x, 0.6), lambda x: sharpened(x, 3), without_lines],
-    ids=["cast", "resampled", "sharpened", "lines"],
+    [without_colour_cast, lambda x: resampled(x, 0.6), lambda x: sharpened(x, 3)],
+    ids=["cast", "resampled", "sharpened"],
 )
 def test_results_are_in_range_alike_in_any_batch_and_carry_gradients(part):
     x = (images(3, 3, 32, 24) * 2).clamp(-1, 1).float().requires_grad_()

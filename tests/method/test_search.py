@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from samples import CALIBRATION, RED, WhiteIsForeign, as_it_is, run
 from scipy import ndimage
 
+from sampdetox_transforms.method import search
 from sampdetox_transforms.method.search import (
     dilate,
     enlarge,
@@ -34,6 +35,19 @@ def test_hysteresis_keeps_the_components_that_reach_high(seed, height, width, lo
         components, _ = ndimage.label(image > low, structure=EIGHT)
         kept = np.unique(components[(image > high) & (image > low)])
         assert (mask == (np.isin(components, kept) & (components > 0))).all()
+
+
+def test_hysteresis_ends_in_a_maze_and_reaches_the_end_of_straight_ways_at_once(monkeypatch):
+    stairs, line = torch.eye(400) * 2 - 1, torch.full((400, 400), -1.0)
+    line[7] = line[:, 9] = 1
+    for logits in (stairs, line):
+        logits[logits > 0] = 1
+    stairs[0, 0] = line[7, 0] = 3
+    rounds = []
+    monkeypatch.setattr(search, "dilate", lambda mask, pixels: rounds.append(1) or dilate(mask, pixels))
+    assert hysteresis(line[None, None], 2.0, 0.0).sum() == 799 and len(rounds) <= 3
+    rounds.clear()
+    assert 100 <= hysteresis(stairs[None, None], 2.0, 0.0).sum() < 400 and len(rounds) == search.ROUNDS
 
 
 @settings(max_examples=25, deadline=None)

@@ -106,9 +106,9 @@ def numbers_of(explained: "Explanation", detox: "SampDetox", seconds: float) -> 
     if found is not None:
         share = float(found.mask.double().mean())
         numbers |= {"p_value": float(found.p_value), "mask": share, "dense": bool(found.dense)}
-        lines = explained.retouched is not None and bool(explained.retouched.lines)
-        numbers |= {"lines": lines, "retouched": retouched_in_words(explained)}
-        numbers["found"] = bool(share > 0 or found.dense or lines)
+        waves = explained.retouched is not None and bool(explained.retouched.waves)
+        numbers |= {"waves": waves, "retouched": retouched_in_words(explained)}
+        numbers["found"] = bool(share > 0 or found.dense or waves)
     return numbers
 
 
@@ -129,7 +129,7 @@ def facts(numbers: dict[str, Any]) -> dict[str, str]:
     if "p_value" in numbers:
         words["Suspicion"] = f"{numbers['p_value']:.1%} of clean pictures look at least as suspicious"
         region = f"a region, {numbers['mask']:.1%} of the picture" if numbers["mask"] else ""
-        pattern = "a pattern all over it" if numbers["dense"] or numbers["lines"] else ""
+        pattern = "a pattern all over it" if numbers["dense"] or numbers["waves"] else ""
         words["Found"] = ", ".join(filter(None, (region, pattern))) or "nothing"
         if numbers["retouched"]:
             words["Retouched"] = numbers["retouched"]

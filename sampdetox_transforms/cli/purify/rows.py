@@ -125,7 +125,7 @@ def retouched_in_words(explained: "Explanation") -> str:
     if done is None:
         return ""
     parts = [f"{done.colour.item():.0%} of the smooth colour taken out"] if done.colour.item() >= 0.01 else []
-    parts += ["lines taken out"] if done.lines.item() else []
+    parts += ["wave taken out"] if done.waves.item() else []
     parts += [f"resampled by {done.resampled.item():g}"] if done.resampled.item() != 1 else []
     parts += [f"sharpened by {done.sharpened.item():g}"] if done.sharpened.item() else []
     return ", ".join(parts)

@@ -43,10 +43,10 @@ DEFAULT = PRESETS["restore"]
 assert isinstance(DEFAULT, Restore)
 
 PARTS: Mapping[str, Restore] = {
-    "restore, before": replace(DEFAULT, colour_gain=0, lines=0, t2_fine=None),
+    "restore, before": replace(DEFAULT, colour_gain=0, waves=0, t2_fine=None),
     "restore": DEFAULT,
     "restore, no colour": replace(DEFAULT, colour_gain=0),
-    "restore, no lines": replace(DEFAULT, lines=0),
+    "restore, no waves": replace(DEFAULT, waves=0),
     "restore, one level": replace(DEFAULT, t2_fine=None),
     "restore, resampled .6, sharpened 3": replace(DEFAULT, resample=0.6, sharpness=3.0),
     FITTED: DEFAULT,

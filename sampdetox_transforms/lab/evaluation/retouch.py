@@ -6,8 +6,8 @@ from typing import Any
 
 from sampdetox_transforms.lab.evaluation.rows import NO_DEFENSE, Column, Images, Model
 from sampdetox_transforms.lab.evaluation.tools import Tools
-from sampdetox_transforms.method.lines import without_lines
 from sampdetox_transforms.method.retouch import resampled, sharpened, without_colour_cast
+from sampdetox_transforms.method.waves import without_waves
 from sampdetox_transforms.transforms.presets import PRESETS
 
 Part = Callable[[Images], Images]  # on images in [-1, 1]
@@ -25,7 +25,7 @@ PARTS: Mapping[str, tuple[Callable[..., Images], Mapping[str, Any]]] = {
     "sharpened 1": (sharpened, {"amount": 1.0}),
     "resampled .8, sharpened 1": (resampled_and_sharpened, {"factor": 0.8, "amount": 1.0}),
     "resampled .6, sharpened 3": (resampled_and_sharpened, {"factor": 0.6, "amount": 3.0}),
-    "lines": (without_lines, {}),
+    "waves": (lambda x: without_waves(x)[0], {}),
 }
 
 

@@ -82,9 +82,9 @@ def test_what_cannot_be_purified_is_refused_with_a_reason(detox, content, option
 def test_words_for_numbers():
     base = {"level": 120.0, "noise": 30.0, "calls": 9, "seconds": 1.5}
     assert "do not search" in verdict(base) and "Found" not in facts(base)
-    found = {"p_value": 0.01, "mask": 0.0, "dense": True, "lines": False, "retouched": "", "found": True}
+    found = {"p_value": 0.01, "mask": 0.0, "dense": True, "waves": False, "retouched": "", "found": True}
     dense = {**base, **found}
     assert "all over" in verdict(dense) and facts(dense)["Found"] == "a pattern all over it"
-    lines = {**dense, "dense": False, "lines": True, "retouched": "lines taken out"}
-    assert "all over" in verdict(lines) and facts(lines)["Retouched"] == "lines taken out"
+    waves = {**dense, "dense": False, "waves": True, "retouched": "wave taken out"}
+    assert "all over" in verdict(waves) and facts(waves)["Retouched"] == "wave taken out"
     assert facts(dense)["Suspicion"].startswith("1.0%") and "120" in facts(dense)["Level"]

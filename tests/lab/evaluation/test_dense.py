@@ -17,9 +17,9 @@ from sampdetox_transforms.transforms.presets import PRESETS
 @pytest.mark.parametrize(
     ("name", "changed"),
     [
-        ("before", {"colour_gain", "lines", "t2_fine"}),
+        ("before", {"colour_gain", "waves", "t2_fine"}),
         ("no colour", {"colour_gain"}),
-        ("no lines", {"lines"}),
+        ("no waves", {"waves"}),
         ("one level", {"t2_fine"}),
         ("fitted", set()),
     ],
