@@ -7,7 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_batchedtensor  # pyright: ignore[reportMissingImports]
+from torch._C._functorch import (  # pyright: ignore[reportMissingImports]
+    get_unwrapped,
+    is_batchedtensor,
+    is_functorch_wrapped_tensor,
+)
 from torch.utils.data import get_worker_info
 
 from sampdetox_transforms.method.authors_code import AuthorsCode
@@ -81,13 +85,34 @@ def check_not_traced(inputs: Sequence[Any]) -> None:
         found = "torch.jit"
     elif torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
         found = "torch.export or torch.onnx"
-    elif any(isinstance(x, Tensor) and is_batchedtensor(x) for x in inputs):
-        found = "vmap, which takes images one by one"
     elif torch.compiler.is_compiling():
         found = "torch.compile(fullgraph=True), or another program that is traced"
+    elif any(isinstance(x, Tensor) and is_mapped(x) for x in inputs):
+        found = "vmap, which takes images one by one"
     if found:
-        raise RuntimeError(
-            "SampDetox decides by what it finds in each image and cannot be traced, exported or mapped as a whole, got "
-            f"a call under {found}. Export or compile its networks (detox.denoiser, detox.restorer) and the classifier "
-            "instead, keep the call of SampDetox in Python, and give it whole batches."
-        )
+        raise tracing_error(found)
+
+
+def is_mapped(x: Tensor) -> bool:
+    """Whether ``vmap`` hands it over, also inside of another transformation, as for a gradient of each image."""
+    while not is_batchedtensor(x):
+        if not is_functorch_wrapped_tensor(x):
+            return False
+        x = get_unwrapped(x)
+    return True
+
+
+class NotScripted:
+    """A module that ``torch.jit.script`` refuses, alone and as a part of others."""
+
+    def __prepare_scriptable__(self) -> None:
+        raise tracing_error("torch.jit.script")
+
+
+def tracing_error(found: str) -> RuntimeError:
+    """What to raise where a program is made of a transform."""
+    return RuntimeError(
+        "SampDetox decides by what it finds in each image and cannot be traced, exported or mapped as a whole, got "
+        f"a call under {found}. Export or compile its networks (detox.denoiser, detox.restorer) and the classifier "
+        "instead, keep the call of SampDetox in Python, and give it whole batches."
+    )

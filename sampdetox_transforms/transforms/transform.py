@@ -25,6 +25,7 @@ from sampdetox_transforms.networks.catalogue import DetoxWeights, load_denoiser
 from sampdetox_transforms.networks.precision import fastest_dtype, set_precision
 from sampdetox_transforms.networks.restorers import Restorers, find_restorers
 from sampdetox_transforms.transforms.checks import (
+    NotScripted,
     check_batch_size,
     check_levels,
     check_not_traced,
@@ -50,7 +51,7 @@ from sampdetox_transforms.transforms.watch import Watch
 CPU = torch.device("cpu")
 
 
-class SampDetox(v2.Transform):
+class SampDetox(NotScripted, v2.Transform):
     """Take backdoor triggers out of images (SampDetox, NeurIPS 2024, and past it), without access to a classifier.
 
     Takes PIL images (L or RGB), ``tv_tensors.Image`` and ``Video``, and tensors: uint8, or float in [0, 1], of shape
@@ -194,8 +195,7 @@ class SampDetox(v2.Transform):
         """
         if not isinstance(inpt, IMAGE_TYPES) and not is_pure_tensor(inpt):
             return inpt
-        told = TOLD.get()
-        if told is not None:
+        if (told := TOLD.get()) is not None:
             told.append(self._explain(inpt))
             return told[-1].image
         tensor, x0 = self._core_images(inpt)

@@ -344,6 +344,17 @@ def test_every_value_of_the_config_has_its_rule(tiny_copy, nothing_built, key):
             assert len(str(caught.value)) < 600
 
 
+@pytest.mark.parametrize("name", [CONFIG, SCHEDULER, LEVELS])
+def test_json_that_is_deep_or_long_is_refused(tiny_copy, nothing_built, name):
+    """Deep JSON ends the parser, and a long file is not read."""
+    (tiny_copy / name).write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(WeightsFileError, match=f"{name} must be a flat JSON file, got one nested too deeply. Fetch"):
+        load_denoiser(tiny_copy)
+    (tiny_copy / name).write_text("{}" + " " * 2**20)
+    with pytest.raises(WeightsFileError, match=f"{name} must have 1048576 bytes or fewer, got 1048578. Take weights"):
+        load_denoiser(tiny_copy)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -1,5 +1,7 @@
 """The files of the networks for photographs: what is damaged, not finite, or another network is refused by name."""
 
+import shutil
+
 import pytest
 import torch
 from contract import pixels
@@ -7,8 +9,16 @@ from safetensors.torch import load_file, save_file
 
 from sampdetox_transforms import WeightsFileError
 from sampdetox_transforms.method.calibration import Calibration, Calibrations
-from sampdetox_transforms.networks.photographs import PHOTOGRAPHS, Photographs, load_photographs, save_photographs
+from sampdetox_transforms.networks import photographs
+from sampdetox_transforms.networks.photographs import (
+    PHOTOGRAPHS,
+    PHOTOGRAPHS_SHA256,
+    Photographs,
+    load_photographs,
+    save_photographs,
+)
 from sampdetox_transforms.networks.push_pull import push_pull
+from sampdetox_transforms.networks.restorer_files import RESTORER_FOLDER
 
 CALIBRATION = Calibration((-1.0, 0.25), (0.0, 2.0), 0.1, 7, "seven images")
 
@@ -47,6 +57,17 @@ def test_a_cut_file_is_named(folder):
     (folder / PHOTOGRAPHS).write_bytes((folder / PHOTOGRAPHS).read_bytes()[:1000])
     with pytest.raises(WeightsFileError, match=f"{PHOTOGRAPHS} must be a whole safetensors file"):
         load_photographs(folder)
+
+
+@pytest.mark.parametrize("name", PHOTOGRAPHS_SHA256)
+def test_both_files_of_the_package_are_pinned(tmp_path, monkeypatch, name):
+    copy = shutil.copytree(RESTORER_FOLDER, tmp_path / "restorer")
+    content = (copy / name).read_bytes()
+    (copy / name).write_bytes(content + b" " if name.endswith(".json") else content[:-1] + bytes([content[-1] ^ 1]))
+    load_photographs(copy)  # nothing but the hash tells
+    monkeypatch.setattr(photographs, "RESTORER_FOLDER", copy)
+    with pytest.raises(WeightsFileError, match=f"{name} must have the sha256 {PHOTOGRAPHS_SHA256[name]}, got"):
+        load_photographs(copy)
 
 
 def test_a_hole_starts_from_the_smooth_filling():

@@ -18,10 +18,15 @@ from torch.nn import functional
 from sampdetox_transforms.lab.attacks.sig import sig
 from sampdetox_transforms.lab.demo.signs import CALIBRATED_ON, CLASSES, SIZE, draw_signs
 from sampdetox_transforms.lab.victims.victim import Victim
+from sampdetox_transforms.networks.safe_files import verify_sha256
 from sampdetox_transforms.transforms.transform import SampDetox
 
 WEIGHTS = Path(__file__).parent / "weights"
 CLASSIFIER_FILES = {32: WEIGHTS / "classifier.safetensors", 128: WEIGHTS / "classifier128.safetensors"}
+CLASSIFIER_SHA256 = {
+    32: "60cc9fc7ca27888feca158c347ba6f364dc7846c3641394a63655bca9dfa58f9",
+    128: "46dca73902ff88da495058d46701b28b715a1f7c157d97812c26f3defc386261",
+}
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,12 @@ class DemoClassifier(nn.Sequential):
 
 
 def load_classifier(size: int = SIZE) -> DemoClassifier:
-    """The embedded classifier of signs of 32 or of 128 pixels, in eval mode."""
+    """The embedded classifier of signs of 32 or of 128 pixels, in eval mode.
+
+    Raises:
+        WeightsFileError: its file is not the pinned one.
+    """
+    verify_sha256(CLASSIFIER_FILES[size], CLASSIFIER_SHA256[size])
     classifier = DemoClassifier()
     classifier.load_state_dict(load_file(CLASSIFIER_FILES[size]))
     return classifier.eval()

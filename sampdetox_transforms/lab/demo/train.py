@@ -3,7 +3,7 @@
     python -m sampdetox_transforms.lab.demo.train 128
 
 Takes some minutes on two cores and writes sampdetox_transforms/lab/demo/weights/classifier128.safetensors (0.1 MB);
-with 32 the other one, of small signs.
+with 32 the other one, of small signs. Its sha256 then belongs into classifier.py.
 """
 
 import sys

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from sampdetox_transforms import WeightsFileError
 from sampdetox_transforms.lab.demo.classifier import CLASSIFIER_FILES, LARGE_TRIGGERS, TRIGGERS, load_classifier
 from sampdetox_transforms.lab.demo.signs import draw_signs
 
@@ -20,6 +21,15 @@ def test_the_classifier_is_small_right_on_clean_signs_and_backdoored(size, trigg
         assert (classifier(signs).argmax(1) == labels).float().mean() > 0.95
         for trigger in triggers:
             assert (classifier(trigger.plant(signs)).argmax(1) == trigger.target_label).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("size", CLASSIFIER_FILES)
+def test_the_files_of_the_package_are_pinned(tmp_path, monkeypatch, size):
+    content = CLASSIFIER_FILES[size].read_bytes()
+    monkeypatch.setitem(CLASSIFIER_FILES, size, tmp_path / "altered.safetensors")
+    CLASSIFIER_FILES[size].write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(WeightsFileError, match=r"must have the sha256 .*Remove it and fetch it anew"):
+        load_classifier(size)
 
 
 @pytest.mark.parametrize(("size", "trigger"), EACH)
