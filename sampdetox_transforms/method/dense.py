@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sampdetox_transforms.method.look import Look
-from sampdetox_transforms.method.retouch import mostly_colour, mostly_fine
+from sampdetox_transforms.method.retouch import faint, mostly_colour, mostly_fine
 from sampdetox_transforms.method.search import SearchNetworks
 
 
@@ -22,13 +22,14 @@ class DenseAnswer(NamedTuple):
     Attributes:
         x: (b, c, h, w), the images.
         colour: (b,), the trigger is a colour cast: ``x`` is the image as it was, and its cast is to be taken away.
-        fine, rest: (b,), ``x`` is the networks' estimate; what it leaves of the trigger is fine detail, or is not.
+        light, rest: (b,), ``x`` is made from the networks' estimate; what that leaves of the trigger drowns in little
+            noise, or does not.
         calls: (b,), network calls.
     """
 
     x: Float[Tensor, "b c h w"]
     colour: Bool[Tensor, " b"]
-    fine: Bool[Tensor, " b"]
+    light: Bool[Tensor, " b"]
     rest: Bool[Tensor, " b"]
     calls: Int[Tensor, " b"]
 
@@ -45,19 +46,23 @@ def lightened(seen: Look, gain: float) -> Float[Tensor, "b c h w"]:
     return torch.lerp(seen.x, seen.answer.image, gain * seen.likely[:, None, None, None]).clamp(-1, 1)
 
 
-def answer_dense(seen: Look, dense: Bool[Tensor, " b"], networks: SearchNetworks, *, colour: bool) -> DenseAnswer:
-    """The first of these that holds: the trigger is a cast; the estimate, with fine detail or not.
+def answer_dense(
+    seen: Look, dense: Bool[Tensor, " b"], networks: SearchNetworks, *, gain: float, colour: bool
+) -> DenseAnswer:
+    """A cast: the image as it is. Else x + gain (E - x), with E the networks' estimate of the image without a trigger.
 
     Args:
         dense: which images have a dense trigger.
+        gain: more than the estimate takes, as for ``lightened``.
         colour: whether casts have their own answer.
     """
     estimate = estimated(seen, dense, networks)
     calls = dense.long() * (seen.answer.image is None)
     cast = dense & mostly_colour(seen.x, estimate) if colour else torch.zeros_like(dense)
-    fine = mostly_fine(seen.x, estimate)
-    x = torch.where((dense & ~cast)[:, None, None, None], estimate, seen.x)
-    return DenseAnswer(x, cast, dense & ~cast & fine, dense & ~cast & ~fine, calls)
+    light = mostly_fine(seen.x, estimate) | faint(seen.x, estimate)
+    further = torch.lerp(seen.x, estimate, gain).clamp(-1, 1)
+    x = torch.where((dense & ~cast)[:, None, None, None], further, seen.x)
+    return DenseAnswer(x, cast, dense & ~cast & light, dense & ~cast & ~light, calls)
 
 
 def estimated(seen: Look, dense: Bool[Tensor, " b"], networks: SearchNetworks) -> Float[Tensor, "b c h w"]:

@@ -48,11 +48,12 @@ class Restore:
             as well.
         t1_large: the same for larger ones, in which less noise hides as much; None for ``t1``.
         t2: the level for images with a dense trigger, after the networks' estimate has taken their place.
-        t2_fine: the same where what the estimate takes is fine detail, as noise or a wave, which drowns in less noise;
-            at most t2, None for ``t2``.
+        t2_light: the same where what the estimate takes is fine detail, or is faint, and drowns in less noise; at most
+            t2, None for ``t2``.
         looks: how often an image with a trigger is looked at, filled before each further look.
         largest: share of the pixels from which on a mask is too large to be filled; the trigger counts as dense.
         gain: how much of the estimate is taken from images that are not flagged, see ``lightened``; 0 for nothing.
+        dense_gain: the same for those with a dense trigger, see ``answer_dense``; 1 for the estimate itself.
         colour: share in [0, 1] of the smooth colour that every image loses before diffusion, ``without_colour_cast``
             (Buchsbaum 1980; a smooth trigger is mostly a cast).
         colour_gain: images that are not flagged lose all of it from a probability of a dense trigger of 1 / colour_gain
@@ -82,7 +83,8 @@ class Restore:
     looks: int = 2
     largest: float = 0.4
     gain: float = 3.0
-    t2_fine: float | None = 20
+    dense_gain: float = 2.0
+    t2_light: float | None = 20
     colour: float = 0.0
     colour_gain: float = 3.0
     waves: float = 24.0
@@ -91,8 +93,10 @@ class Restore:
 
     def __post_init__(self) -> None:
         check_walk(self)
-        check_levels(self, "t1", "t2", *(name for name in ("t1_large", "t2_fine") if getattr(self, name) is not None))
-        check_numbers(self, "looks", "largest", "gain", "colour", "colour_gain", "waves", "resample", "sharpness")
+        check_levels(self, "t1", "t2", *(name for name in ("t1_large", "t2_light") if getattr(self, name) is not None))
+        check_numbers(
+            self, "looks", "largest", "gain", "dense_gain", "colour", "colour_gain", "waves", "resample", "sharpness"
+        )
         if isinstance(self.looks, float) or self.looks < 1:
             raise ValueError(f"looks must be a whole number of 1 or more, got {self.looks}. 2 is the default.")
         if not 0 <= self.largest <= 1:
@@ -103,7 +107,7 @@ class Restore:
             raise ValueError(f"colour must be a share in [0, 1], got {self.colour}. 0 takes nothing from every image.")
         if not 0 < self.resample <= 1:
             raise ValueError(f"resample must be a factor in (0, 1], got {self.resample}. 1 changes nothing.")
-        for name, default in {"gain": 3, "colour_gain": 3, "waves": 24, "sharpness": 0}.items():
+        for name, default in {"gain": 3, "dense_gain": 2, "colour_gain": 3, "waves": 24, "sharpness": 0}.items():
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise ValueError(f"{name} must be 0 or more, got {value}. {default} is the default, 0 does nothing.")
@@ -149,7 +153,7 @@ class Restore:
 
         calls = torch.full((len(x0),), networks.calls + len(grid(t1, self.stride)) - 1, device=x0.device)
         calls = calls.index_add(0, index, removed.calls + steps)
-        dense = removed.dense.colour | removed.dense.fine | removed.dense.rest
+        dense = removed.dense.colour | removed.dense.light | removed.dense.rest
         nothing = mask.new_zeros((len(x0), *mask.shape[1:]))
         ones = torch.ones(len(x0), dtype=torch.float64, device=x0.device)
         return Purified(
@@ -192,7 +196,7 @@ class Restore:
             nobody, calls = seen.alarms[:, 1], seen.alarms[:, 1].long()
             return Removal(seen.x, seen.answer.local > 0, DenseAnswer(seen.x, nobody, nobody, nobody, calls), calls)
         mask, dense = first_mask(seen, networks, self.largest)
-        answer = answer_dense(seen, dense, networks, colour=self.colour_gain > 0)
+        answer = answer_dense(seen, dense, networks, gain=self.dense_gain, colour=self.colour_gain > 0)
         x, calls = answer.x, answer.calls
         result, index = x, mask.any(dim=(1, 2, 3)).nonzero()[:, 0]
         for number in range(self.looks):
@@ -229,8 +233,8 @@ class Diffusion(NamedTuple):
         result = torch.empty_like(x)
         levels, calls = (x.new_zeros(len(x), dtype=dtype) for dtype in (torch.float64, torch.long))
         settings = self.settings
-        fine = settings.t2 if settings.t2_fine is None else min(settings.t2_fine, settings.t2)
-        for these, level in ((~(dense.fine | dense.rest), t1), (dense.fine, fine), (dense.rest, settings.t2)):
+        light = settings.t2 if settings.t2_light is None else min(settings.t2_light, settings.t2)
+        for these, level in ((~(dense.light | dense.rest), t1), (dense.light, light), (dense.rest, settings.t2)):
             index = these.nonzero()[:, 0]
             if len(index):
                 result[index] = self(x[index], level, subset(noise, index))

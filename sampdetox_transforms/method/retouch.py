@@ -74,6 +74,14 @@ def mostly_fine(
     return energy(change - blurred(change, sigma)) > share * energy(change)
 
 
+def faint(x: Float[Tensor, "b c h w"], estimate: Float[Tensor, "b c h w"], rms: float = 0.035) -> Bool[Tensor, " b"]:
+    """Whether what an estimate changes is small, by its root mean square beside [-1, 1]: 4.5 grey levels.
+
+    Steganography is; what is left of it drowns in little noise.
+    """
+    return energy(estimate - x) < rms**2
+
+
 def resampled(x: Float[Tensor, "b c h w"], factor: float) -> Float[Tensor, "b c h w"]:
     """Shrunk by a factor in (0, 1] and enlarged again (bicubic, antialiased): 1 changes nothing.
 

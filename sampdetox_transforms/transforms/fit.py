@@ -61,7 +61,7 @@ CANDIDATES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "t1": (0.0, 6.0, 12.0, 20.0),
         "colour_gain": (0.0, 1.0, 3.0),
         "colour": (0.0, 0.25, 0.5, 0.75, 1.0),
-        "detail": ((1.0, 0.0), (1.0, 0.5), (0.9, 1.0), (0.8, 1.0), (0.7, 2.0), (0.6, 3.0)),
+        "detail": ((1.0, 0.0), (1.0, 0.5), (1.0, 1.0), (0.7, 2.0), (0.6, 3.0)),
     }
 )
 
@@ -122,7 +122,7 @@ def fit_to_classifier(
     """The strongest dose under which a classifier keeps ``1 - budget`` of its own answers on clean images.
 
     From the weakest dose on, each part in turn is raised to its next value. What breaks the budget is taken back, and
-    that part stays where it is from then on. The order of the parts and the values alone decide, nothing is drawn at
+    that part stays where it is from then on; only of the detail the further values are tried as well. The order of the parts and the values alone decide, nothing is drawn at
     random: with a ``purify`` that gives the same images each time the result is the same.
 
     Args:
@@ -156,7 +156,7 @@ def fit_to_classifier(
             trial = attempt(replace(best.dose, **{name: left.pop(0)}))
             if trial.within_budget:
                 best = trial
-            else:
+            elif name != "detail":  # a sharper detail may cost less than the one before, and purifies nothing anew
                 left.clear()
             purified.keep(best.dose)
     return Fit(best.dose, best.kept, budget, len(own), fits, tuple(trials))

@@ -42,7 +42,7 @@ class Knows(WhiteIsForeign):
         return self.clean.expand_as(x)
 
 
-LEVELS = {"t1": 6, "t2": 60, "t2_fine": 20, "stride": 60}
+LEVELS = {"t1": 6, "t2": 60, "t2_light": 20, "stride": 60}
 
 
 def test_a_wave_is_taken_out_before_the_look():
@@ -83,13 +83,22 @@ def test_a_cast_is_answered_by_the_image_without_it_at_t1():
     assert float(off.timestep_map.unique()) == 60 and off.retouched.colour.tolist() == [0]
 
 
-@pytest.mark.parametrize(("t2_fine", "t2", "level"), [(20, 60, 20), (None, 60, 60), (20, 10, 10)])
-def test_what_leaves_fine_detail_is_answered_by_the_estimate_at_a_lower_level(t2_fine, t2, level):
+@pytest.mark.parametrize(("t2_light", "t2", "level"), [(20, 60, 20), (None, 60, 60), (20, 10, 10)])
+def test_what_leaves_fine_detail_is_answered_by_the_estimate_at_a_lower_level(t2_light, t2, level):
     clean, noise = scene(), torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(2)) * 0.1
     x0 = torch.cat([clean + noise, clean + 0.3 * scene(1)])
-    result = run(x0, Knows(clean), t1=6, t2=t2, t2_fine=t2_fine, stride=60)
+    result = run(x0, Knows(clean), t1=6, t2=t2, t2_light=t2_light, stride=60)
     torch.testing.assert_close(result.image, clean.expand_as(x0))
     assert [float(levels.unique()) for levels in result.timestep_map] == [level, t2]
+
+
+def test_what_is_faint_is_answered_at_the_lower_level_and_further_than_the_estimate():
+    clean = scene()
+    x0 = torch.cat([clean + c * scene(1) for c in (0.05, 0.3)])
+    assert 0.05 * scene(1).square().mean().sqrt() < 0.035 < 0.3 * scene(1).square().mean().sqrt()
+    result = run(x0, Knows(clean, threshold=1e-6), t1=6, t2=60, t2_light=20, stride=60, dense_gain=1.5)
+    assert [float(levels.unique()) for levels in result.timestep_map] == [20, 60]
+    torch.testing.assert_close(result.image, clean - 0.5 * (x0 - clean))
 
 
 @pytest.mark.parametrize("least", [0.0, 0.4])
@@ -178,7 +187,7 @@ def test_each_answer_is_the_same_in_any_batch():
         ({"sharpness": -1}, "sharpness must be 0 or more, got -1. 0 is the default"),
         ({"waves": float("inf")}, "waves must be 0 or more, got inf"),
         ({"colour_gain": float("nan")}, "colour_gain must be 0 or more, got nan"),
-        ({"t2_fine": -3}, "t2_fine must be 0 or more, got -3"),
+        ({"t2_light": -3}, "t2_light must be 0 or more, got -3"),
     ],
 )
 def test_refusals(setting, message):
@@ -187,4 +196,4 @@ def test_refusals(setting, message):
 
 
 def test_no_level_above_t2_is_asked_of_the_network():
-    assert Restore(t1=6, t2=60, t1_large=None, t2_fine=90).highest_level == 60
+    assert Restore(t1=6, t2=60, t1_large=None, t2_light=90).highest_level == 60

@@ -72,7 +72,12 @@ def test_detail_is_judged_on_the_images_after_it():
     result = fit_to_classifier(
         lambda z: (z.std(dim=(1, 2, 3)) > limit).long(), lambda z, dose: z, board, candidates={"detail": ladder}
     )
-    assert result.dose.detail == (0.9, 0.0) and [trial.within_budget for trial in result.trials] == [True, True, False]
+    assert result.dose.detail == (0.9, 0.0) and [trial.within_budget for trial in result.trials] == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(("budget", "colour"), [(0.03, 1.0), (0.02, 0.5), (0.019, 0.25)])

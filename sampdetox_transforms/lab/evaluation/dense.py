@@ -1,8 +1,9 @@
 """Experiment ``dense``: the default's answers to dense triggers, one left out at a time, and fitted to each victim.
 
 Victims are those of folders, on whole test images, or else the public ones. "before" is the default without any of
-these parts. "fitted" chooses by hard labels on images that no network and no test has seen: those of the folder
-``fit``, or ``fit_n`` held-out training images; ``budget`` of the victim's answers may change.
+these parts. "fitted" chooses by hard labels on ``fit_n`` images that neither the networks nor the classifier have seen,
+as its user has them: those of the folder ``fit``; or test images that are not among those measured; for public
+classifiers held-out training images. ``budget`` of the classifier's answers may change.
 """
 
 import hashlib
@@ -13,11 +14,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sampdetox_transforms._common import check_choice
-from sampdetox_transforms.lab.data import drawn
+from sampdetox_transforms.lab.data import data_path, drawn
 from sampdetox_transforms.lab.evaluation.behind import Treated, answers, treat, value, victim_row
 from sampdetox_transforms.lab.evaluation.restore import (
     OPTIONS,
@@ -43,11 +45,11 @@ DEFAULT = PRESETS["restore"]
 assert isinstance(DEFAULT, Restore)
 
 PARTS: Mapping[str, Restore] = {
-    "restore, before": replace(DEFAULT, colour_gain=0, waves=0, t2_fine=None),
+    "restore, before": replace(DEFAULT, colour_gain=0, waves=0, t2_light=None, dense_gain=1),
     "restore": DEFAULT,
     "restore, no colour": replace(DEFAULT, colour_gain=0),
     "restore, no waves": replace(DEFAULT, waves=0),
-    "restore, one level": replace(DEFAULT, t2_fine=None),
+    "restore, one level": replace(DEFAULT, t2_light=None),
     "restore, resampled .6, sharpened 3": replace(DEFAULT, resample=0.6, sharpness=3.0),
     FITTED: DEFAULT,
 }
@@ -89,13 +91,17 @@ def fitted_row(detox: SampDetox, entry: Entry, images: Float[Tensor, "n 3 h w"],
 
 def images_to_fit(plan: Plan) -> Float[Tensor, "n 3 h w"]:
     """Clean images, without their labels."""
-    n, folder = int(plan.options["fit_n"]), plan.options["fit"]
+    n, folder, name = int(plan.options["fit_n"]), plan.options["fit"], plan.options["images"]
     if folder is not None:
-        dataset = image_folder(Path(folder), 32)
-        images = materialise(dataset)[0]
+        images = materialise(image_folder(Path(folder), 32))[0]
+    elif plan.options["victims"]:
+        dataset = image_folder(data_path(TEST[name], plan.data), 32)
+        measured = set(drawn(len(dataset), plan.n, plan.seed).tolist())
+        others = [i for i in range(len(dataset)) if i not in measured]
+        chosen = [others[i] for i in drawn(len(others), n, plan.seed + 5).tolist()]
+        return torch.stack([dataset[i][0] for i in chosen])
     else:
-        name, whole = plan.options["images"], bool(plan.options["victims"])
-        images = held_out_images(name, plan.data, whole=whole).float() / 255
+        images = held_out_images(name, plan.data, whole=False).float() / 255
     return images[drawn(len(images), n, plan.seed + 5)]
 
 
@@ -146,6 +152,6 @@ DENSE = Study(
     render=render,
     settings=SETTINGS,
     allowed=(NO_DEFENSE, *PARTS),
-    options={**OPTIONS, "fit": None, "fit_n": 200, "budget": 0.01},
+    options={**OPTIONS, "fit": None, "fit_n": 400, "budget": 0.01},
     data=describe,
 )

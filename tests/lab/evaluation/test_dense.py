@@ -17,10 +17,10 @@ from sampdetox_transforms.transforms.presets import PRESETS
 @pytest.mark.parametrize(
     ("name", "changed"),
     [
-        ("before", {"colour_gain", "waves", "t2_fine"}),
+        ("before", {"colour_gain", "waves", "t2_light", "dense_gain"}),
         ("no colour", {"colour_gain"}),
         ("no waves", {"waves"}),
-        ("one level", {"t2_fine"}),
+        ("one level", {"t2_light"}),
         ("fitted", set()),
     ],
 )
