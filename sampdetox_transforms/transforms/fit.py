@@ -122,8 +122,9 @@ def fit_to_classifier(
     """The strongest dose under which a classifier keeps ``1 - budget`` of its own answers on clean images.
 
     From the weakest dose on, each part in turn is raised to its next value. What breaks the budget is taken back, and
-    that part stays where it is from then on; only of the detail the further values are tried as well. The order of the parts and the values alone decide, nothing is drawn at
-    random: with a ``purify`` that gives the same images each time the result is the same.
+    that part stays where it is from then on; only of the detail the further values are tried as well. The order of the
+    parts and the values alone decide, nothing is drawn at random: with a ``purify`` that gives the same images each
+    time the result is the same.
 
     Args:
         model: images in [0, 1] to logits (n, k) or classes (n,).
