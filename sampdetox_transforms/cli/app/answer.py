@@ -109,11 +109,15 @@ def numbers_of(explained: "Explanation", detox: "SampDetox", seconds: float) -> 
         lines = explained.retouched is not None and bool(explained.retouched.lines)
         numbers |= {"lines": lines, "retouched": retouched_in_words(explained)}
         numbers["found"] = bool(share > 0 or found.dense or lines)
+    if explained.matched is not None:
+        numbers["matched"] = bool(explained.matched)
     return numbers
 
 
 def verdict(numbers: dict[str, Any]) -> str:
     """One sentence."""
+    if numbers.get("matched"):
+        return "The shared trigger was recognised and taken out."
     if "found" not in numbers:
         return "Purified; these settings do not search for a trigger."
     if not numbers["found"]:
@@ -126,6 +130,8 @@ def verdict(numbers: dict[str, Any]) -> str:
 def facts(numbers: dict[str, Any]) -> dict[str, str]:
     """The numbers in words."""
     words = {}
+    if "matched" in numbers:
+        words["Shared trigger"] = "recognised, and taken out first" if numbers["matched"] else "not in this picture"
     if "p_value" in numbers:
         words["Suspicion"] = f"{numbers['p_value']:.1%} of clean pictures look at least as suspicious"
         region = f"a region, {numbers['mask']:.1%} of the picture" if numbers["mask"] else ""
