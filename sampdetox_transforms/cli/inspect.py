@@ -138,7 +138,7 @@ def in_words(found: dict[str, Any], t2: float) -> dict[str, str]:
 
     searched = {}
     if "treated" in found:
-        treated = "treated" if found["treated"] else "left as stage 1 made it"
+        treated = "treated" if found["treated"] else "not treated, the light stage alone"
         rate = found["clean_pictures_as_suspicious"]
         searched["suspicion"] = f"{rate:.2%} of clean pictures look at least as suspicious: {treated}"
         searched["filled"] = share("filled")

@@ -114,6 +114,18 @@ class TestRecover:
         status, _, err = run("recover", folder, "-o", tmp_path / out)
         assert status == 2 and reason in err and err.count("\n") == 1
 
+    def test_pictures_of_many_sizes_before_any_work(self, run, tmp_path, monkeypatch):
+        monkeypatch.setattr(recover, "make_detox", None)
+        for i in range(20):
+            save(tmp_path / f"sizes/{i}.png", colours(i, (16 + i // 4, 40 + i // 4, 3)))
+        status, _, err = run("recover", tmp_path / "sizes", "-o", tmp_path / "t.safetensors")
+        assert status == 2 and "8 pictures or more of one size, got 4 at most" in err
+
+    def test_turned_pictures_count_as_of_one_size(self, tmp_path):
+        names = [save(tmp_path / f"{i}.png", colours(i, (16, 20, 3) if i % 2 else (20, 16, 3))) for i in range(6)]
+        (tmp_path / "broken.png").write_bytes(b"no")
+        assert recover.most_of_one_size([*names, tmp_path / "broken.png"]) == 7
+
     def test_bad_input(self, run, folder, tmp_path):
         out = ("-o", tmp_path / "t.safetensors")
         (tmp_path / "few").mkdir()

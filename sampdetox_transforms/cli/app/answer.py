@@ -121,7 +121,7 @@ def verdict(numbers: dict[str, Any]) -> str:
     if "found" not in numbers:
         return "Purified; these settings do not search for a trigger."
     if not numbers["found"]:
-        return "Nothing was found: the light stage alone."
+        return "Nothing was found. A little noise was added and taken away again, as in every picture."
     if numbers["dense"] or not numbers["mask"]:
         return "A pattern all over the picture was found and taken out."
     return f"Something was found on {numbers['mask']:.1%} of the picture and taken out."
