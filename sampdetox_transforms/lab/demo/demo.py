@@ -26,7 +26,7 @@ NEXT = """\
 Now your own pictures:
   sampdetox purify MY-PICTURES CLEAN --weights bundled --report found.html
   sampdetox inspect PICTURE -o panel.png --weights bundled
-  sampdetox app                                  the same in a browser
+  sampdetox app                                  one at a time in a browser, after pip install '.[app]'
   sampdetox calibrate CLEAN-PICTURES -o thresholds.json   for pictures unlike photographs: scans, drawings, text"""
 
 
