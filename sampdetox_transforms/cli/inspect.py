@@ -69,7 +69,9 @@ def inspect(
         trigger=trigger,
     )
     explained = detox.explain(picture.pixels)
-    heading = f"{image.name}: weights {detox.denoiser.source}, t1 = {detox.settings.t1}, t2 = {detox.settings.t2}"
+    heading = (
+        f"{image.name}: weights {detox.denoiser.source}, t1 = {level1(detox, explained):g}, t2 = {detox.settings.t2}"
+    )
     draw_panel([explanation_row(picture.pixels, explained, t2=detox.settings.t2)], out, heading=heading)
     found = measure(detox, picture.pixels, explained)
     if as_json:
@@ -98,6 +100,11 @@ def describe(picture: Picture, path: Path) -> str:
     return f"{path}, {width}x{height}, {kind}, {bits} bits{', alpha kept aside' if picture.alpha else ''}"
 
 
+def level1(detox: "SampDetox", explained: "Explanation") -> float:
+    """The level of the global stage, which photographs have one of their own for."""
+    return round(float(detox.schedule.level(explained.sigma1)), 1)
+
+
 def measure(detox: "SampDetox", pixels: "Tensor", explained: "Explanation") -> dict[str, Any]:
     """What the purification did, in numbers; what it did not look for is left out. Changes are in grey levels of 255.
 
@@ -118,6 +125,7 @@ def measure(detox: "SampDetox", pixels: "Tensor", explained: "Explanation") -> d
         searched["shared_trigger_taken_out"] = bool(explained.matched)
     return {
         **searched,
+        "level1": level1(detox, explained),
         "sigma1": explained.sigma1,
         "sigma2": explained.sigma2,
         "network_calls": int(explained.network_calls),
@@ -138,7 +146,7 @@ def in_words(found: dict[str, Any], t2: float) -> dict[str, str]:
 
     searched = {}
     if "treated" in found:
-        treated = "treated" if found["treated"] else "left as stage 1 made it"
+        treated = "treated" if found["treated"] else "not treated, the light stage alone"
         rate = found["clean_pictures_as_suspicious"]
         searched["suspicion"] = f"{rate:.2%} of clean pictures look at least as suspicious: {treated}"
         searched["filled"] = share("filled")
@@ -147,7 +155,7 @@ def in_words(found: dict[str, Any], t2: float) -> dict[str, str]:
         searched["shared trigger"] = "recognised, and taken out first" if found["shared_trigger_taken_out"] else "no"
     return {
         **searched,
-        "sigma1": f"{sigma('sigma1')}, whole picture",
+        "sigma1": f"{sigma('sigma1')}, whole picture, level {found['level1']:g}",
         "sigma2": f"{sigma('sigma2')}, where the level is t2",
         "network calls": str(found["network_calls"]),
         "level > 0": share("level_above_0"),

@@ -1,6 +1,7 @@
 """``sampdetox recover``: the trigger that many pictures of a folder share, as a file and as a picture."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -126,7 +127,7 @@ def pictures_of(folder: Path) -> tuple[list[Path], list[Failure]]:
 
     Raises:
         OSError: no such folder.
-        ValueError: fewer than 8 pictures.
+        ValueError: fewer than 8 pictures, or fewer than 8 of one size.
     """
     from sampdetox_transforms.transforms.shared_images import LEAST_IMAGES
 
@@ -137,7 +138,29 @@ def pictures_of(folder: Path) -> tuple[list[Path], list[Failure]]:
         raise ValueError(
             f"FOLDER must hold {LEAST_IMAGES} pictures or more, got {len(names)} in {folder}. Collect more."
         )
-    return [folder / name for name in names], failures
+    paths = [folder / name for name in names]
+    most = most_of_one_size(paths)
+    if most < LEAST_IMAGES:
+        raise ValueError(
+            f"FOLDER must hold {LEAST_IMAGES} pictures or more of one size, got {most} at most in {folder}. Collect "
+            "more, or scale or crop them to one size."
+        )
+    return paths, failures
+
+
+def most_of_one_size(paths: Sequence[Path]) -> int:
+    """How many pictures have the commonest size, upright or turned; those that cannot be read count as of any size."""
+    from PIL import Image
+
+    sizes: Counter[tuple[int, ...]] = Counter()
+    unknown = 0
+    for path in paths:
+        try:
+            with Image.open(path) as picture:
+                sizes[tuple(sorted(picture.size))] += 1
+        except Exception:  # said when it is read whole
+            unknown += 1
+    return max(sizes.values(), default=0) + unknown
 
 
 def check_place(out: Path, folder: Path) -> None:

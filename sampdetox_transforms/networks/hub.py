@@ -130,7 +130,7 @@ def fetch(
             f"could not fetch the weights {repo.repo}: use weights='bundled', which needs no network, or fetch them "
             f"where there is one, with 'sampdetox weights fetch {repo}' (HF_HOME names the cache to carry over). "
             f"Revision {repo.revision or 'main'} was asked of {constants.ENDPOINT}, for {cache}: {kind}{reason}"
-        ) from error
+        ) from None  # ninety lines of the HTTP library would hide it
     return folder
 
 

@@ -28,11 +28,22 @@ def test_inspect_draws_and_reports(run, weights, tmp_path, monkeypatch):
     sigma, grey = facts["sigma1"].replace("(", "").split()[:2]
     assert float(sigma) == pytest.approx(explained.sigma1, abs=1e-4)
     assert float(grey) == pytest.approx(explained.sigma1 * 127.5, abs=0.1)
+    assert facts["sigma1"].endswith(", level 20")
     share = float((explained.timestep_map > 60).double().mean()) * 100
     assert float(facts["level > 60"].split()[0]) == pytest.approx(share, abs=0.06)
     moved = float((explained.timestep_map > 0).double().mean()) * 100
     assert float(facts["level > 0"].split()[0]) == pytest.approx(moved, abs=0.06) and moved < 100
     assert facts["network calls"].strip() == "7"
+
+
+def test_the_level_is_the_one_that_the_picture_had(run, tmp_path):
+    """Photographs have a lighter one than the settings say."""
+    levels = []
+    for side in (32, 96):
+        save(tmp_path / f"{side}.png", colours(0, (side, side, 3)))
+        flags = ("--weights", "bundled", "-o", tmp_path / "panel.png", "--seed", 0, "--json")
+        levels.append(json.loads(run("inspect", tmp_path / f"{side}.png", *flags)[1])["level1"])
+    assert levels == [12, 4]
 
 
 @pytest.mark.parametrize("name", ["panel.pdf", "deeper/panel.svg", "."])

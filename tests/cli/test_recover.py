@@ -1,7 +1,10 @@
 """``sampdetox recover``, and ``purify`` with ``--trigger`` and ``--together``: some pictures carry a square."""
 
+import io
 import json
+import pickle
 
+import fake_ray
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ from samples import CALIBRATIONS, WhiteIsForeign
 
 from sampdetox_transforms import SampDetox, SharedTrigger
 from sampdetox_transforms.cli import inspect, recover
+from sampdetox_transforms.cli.app.answer import clean
 from sampdetox_transforms.cli.purify import command, together
 from sampdetox_transforms.method.restore import Restore
 from sampdetox_transforms.networks.restorers import Restorers
@@ -110,6 +114,18 @@ class TestRecover:
         status, _, err = run("recover", folder, "-o", tmp_path / out)
         assert status == 2 and reason in err and err.count("\n") == 1
 
+    def test_pictures_of_many_sizes_before_any_work(self, run, tmp_path, monkeypatch):
+        monkeypatch.setattr(recover, "make_detox", None)
+        for i in range(20):
+            save(tmp_path / f"sizes/{i}.png", colours(i, (16 + i // 4, 40 + i // 4, 3)))
+        status, _, err = run("recover", tmp_path / "sizes", "-o", tmp_path / "t.safetensors")
+        assert status == 2 and "8 pictures or more of one size, got 4 at most" in err
+
+    def test_turned_pictures_count_as_of_one_size(self, tmp_path):
+        names = [save(tmp_path / f"{i}.png", colours(i, (16, 20, 3) if i % 2 else (20, 16, 3))) for i in range(6)]
+        (tmp_path / "broken.png").write_bytes(b"no")
+        assert recover.most_of_one_size([*names, tmp_path / "broken.png"]) == 7
+
     def test_bad_input(self, run, folder, tmp_path):
         out = ("-o", tmp_path / "t.safetensors")
         (tmp_path / "few").mkdir()
@@ -138,6 +154,40 @@ class TestPurifyWithTrigger:
         assert status == 0 and f"recognised in {CARRIERS} of them" in out
         assert pixels(tmp_path / "out/00.png")[10:13, 9:12].max() < 255
         assert np.array_equal(pixels(tmp_path / "out/30.png"), picture(30, False))
+
+    def test_actors_of_ray_take_it_out_as_one_process_does(self, run, folder, tmp_path, monkeypatch):
+        ray = fake_ray.install(monkeypatch, CPU=2)
+        monkeypatch.setattr(ray, "get", lambda value: pickle.loads(pickle.dumps(value)))  # as between processes
+        threads = torch.get_num_threads()
+        command = ("purify", folder, "--trigger", tmp_path / "t.safetensors", "--device", "cpu", "--json")
+        run("recover", folder, "-o", tmp_path / "t.safetensors")
+        documents = []
+        for name, flag in (("one", ()), ("ray", ("--ray",))):
+            status, out, _ = run(*command[:2], tmp_path / name, *command[2:], *flag)
+            assert status == 0
+            documents.append(json.loads(out))
+        torch.set_num_threads(threads)  # an actor takes one
+        assert len(documents[0]["matched"]) == CARRIERS and documents[1]["matched"] == documents[0]["matched"]
+        assert len(fake_ray.SEEN) == 1
+        for i in range(NUMBER):
+            one, other = (pixels(tmp_path / f"{name}/{i:02}.png").astype(int) for name in ("one", "ray"))
+            assert np.abs(one - other).max() <= 1 and (one[10:13, 9:12] < 255).all()
+
+    def test_the_app_says_so_and_takes_it_out(self, run, folder, tmp_path):
+        run("recover", folder, "-o", tmp_path / "t.safetensors")
+        detox = command.make_detox(trigger=tmp_path / "t.safetensors")
+        for name, carries, said in (
+            ("00", True, "recognised, and taken out first"),
+            ("30", False, "not in this picture"),
+        ):
+            answer = clean((folder / f"{name}.png").read_bytes(), detox)
+            assert answer.facts["Shared trigger"] == said and answer.numbers["matched"] is carries
+            assert ("shared trigger was recognised" in answer.verdict) is carries
+            after = np.asarray(Image.open(io.BytesIO(answer.after)))
+            assert after[10:13, 9:12].max() < 255 and (carries or np.array_equal(after, picture(30, False)))
+        large = save(tmp_path / "large.png", picture(0, False, 20)).read_bytes()
+        with pytest.raises(ValueError, match="images must have the shape of the trigger"):
+            clean(large, detox)
 
     def test_inspect_says_so_and_shows_it(self, run, folder, tmp_path, monkeypatch):
         monkeypatch.setattr(inspect, "make_detox", command.make_detox)

@@ -13,6 +13,7 @@ from hub_server import HubServer, Loader
 
 from sampdetox_transforms import DetoxWeights, __version__
 from sampdetox_transforms.networks.checkpoints import CONFIG, LEVELS, PICKLED, SAFETENSORS, SCHEDULER, read_checkpoint
+from sampdetox_transforms.networks.hub import DownloadError, HubRepo, fetch
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="loads run in forks, which this system does not have")
 REPO = "user/tiny"
@@ -89,6 +90,13 @@ def assert_download_error(result: dict, *parts: str) -> None:
     assert result.get("error", [])[:1] == ["DownloadError"] and "OSError" in result["error"], result
     for part in parts:
         assert part in result["message"]
+
+
+def test_no_other_traceback_stands_before_the_message(tmp_path):
+    """Those of huggingface_hub and its HTTP library have ninety lines."""
+    with pytest.raises(DownloadError, match="needs no network") as caught:
+        fetch(HubRepo(REPO), cache_dir=tmp_path, local_files_only=True)
+    assert caught.value.__cause__ is None and caught.value.__suppress_context__
 
 
 def test_download_reads_the_published_weights_and_no_other_file(hub, load, files, tmp_path):

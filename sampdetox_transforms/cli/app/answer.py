@@ -109,15 +109,19 @@ def numbers_of(explained: "Explanation", detox: "SampDetox", seconds: float) -> 
         waves = explained.retouched is not None and bool(explained.retouched.waves)
         numbers |= {"waves": waves, "retouched": retouched_in_words(explained)}
         numbers["found"] = bool(share > 0 or found.dense or waves)
+    if explained.matched is not None:
+        numbers["matched"] = bool(explained.matched)
     return numbers
 
 
 def verdict(numbers: dict[str, Any]) -> str:
     """One sentence."""
+    if numbers.get("matched"):
+        return "The shared trigger was recognised and taken out."
     if "found" not in numbers:
         return "Purified; these settings do not search for a trigger."
     if not numbers["found"]:
-        return "Nothing was found: the light stage alone."
+        return "Nothing was found. A little noise was added and taken away again, as in every picture."
     if numbers["dense"] or not numbers["mask"]:
         return "A pattern all over the picture was found and taken out."
     return f"Something was found on {numbers['mask']:.1%} of the picture and taken out."
@@ -126,6 +130,8 @@ def verdict(numbers: dict[str, Any]) -> str:
 def facts(numbers: dict[str, Any]) -> dict[str, str]:
     """The numbers in words."""
     words = {}
+    if "matched" in numbers:
+        words["Shared trigger"] = "recognised, and taken out first" if numbers["matched"] else "not in this picture"
     if "p_value" in numbers:
         words["Suspicion"] = f"{numbers['p_value']:.1%} of clean pictures look at least as suspicious"
         region = f"a region, {numbers['mask']:.1%} of the picture" if numbers["mask"] else ""

@@ -1,7 +1,7 @@
 """``sampdetox app``: pictures in a browser, before and after."""
 
 from importlib.util import find_spec
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,8 +11,9 @@ from sampdetox_transforms.cli.shared import check_at_least, listen, make_detox, 
 NEEDED = ("starlette", "uvicorn")
 
 NOTES = """\
-Needs the extra 'app': pip install 'sampdetox-transforms[app]'. The page is for this machine alone unless --host names
-another address, and asks nothing of the internet. A picture is forgotten once it is answered. Ctrl-C ends it.
+Needs the extra 'app': pip install '.[app]' in the folder of the source, or 'sampdetox-transforms[app]'. The page is for
+this machine alone unless --host names another address, and asks nothing of the internet. A picture is forgotten once it
+is answered. With --trigger, pictures of another size than the trigger's are refused. Ctrl-C ends it.
 """
 
 
@@ -24,6 +25,7 @@ def app(
     weights: flags.BundledWeights = "bundled",
     restorer: flags.Restorer = None,
     calibration: flags.Calibration = None,
+    trigger: flags.Trigger = None,
     preset: flags.Preset = None,
     seed: flags.Seed = 0,
     device: flags.Device = None,
@@ -38,16 +40,19 @@ def app(
         raise ValueError(f"--port must be 65535 or less, got {port}. 7860 is the default.")
     if not all(find_spec(name) for name in NEEDED):
         raise RuntimeError(
-            "the app needs starlette and uvicorn. Install them: pip install 'sampdetox-transforms[app]'."
+            "the app needs starlette and uvicorn, got none. Install them: pip install '.[app]' in the folder of this "
+            "package's source, or pip install 'sampdetox-transforms[app]'."
         )
     check_free(host, port)
     import uvicorn
 
     from sampdetox_transforms.cli.app.server import make_app
 
-    detox = make_detox(
-        weights=weights, restorer=restorer, calibration=calibration, preset=preset, seed=seed, device=device
-    )
+    settings: dict[str, Any] = {
+        **{"weights": weights, "restorer": restorer, "calibration": calibration, "trigger": trigger},
+        **{"preset": preset, "seed": seed, "device": device},
+    }
+    detox = make_detox(**settings)
     say(f"open http://{f'[{host}]' if ':' in host else host}:{port} in a browser; Ctrl-C ends it", quiet=quiet)
     uvicorn.run(make_app(detox, host=host, max_pixels=max_pixels), host=host, port=port, log_level="warning")
     return 0

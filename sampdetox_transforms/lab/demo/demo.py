@@ -26,7 +26,7 @@ NEXT = """\
 Now your own pictures:
   sampdetox purify MY-PICTURES CLEAN --weights bundled --report found.html
   sampdetox inspect PICTURE -o panel.png --weights bundled
-  sampdetox app                                  the same in a browser
+  sampdetox app                                  one at a time in a browser, after pip install '.[app]'
   sampdetox calibrate CLEAN-PICTURES -o thresholds.json   for pictures unlike photographs: scans, drawings, text"""
 
 
@@ -75,7 +75,7 @@ def run_demo(
             *(row.line for row in sign_rows.values()),
             "",
             f"{summary('photographs', photo_rows)} {summary('drawn signs', sign_rows)}",
-            f"(To go is to be taken out, or to leave the label right, on {GOOD:.0%} of them.)",
+            f"(Gone: on {GOOD:.0%} of them it was taken out, or the classifier is right again.)",
             f"Weights in the package, settings of SampDetox('bundled', seed={seed}).",
             "",
             NEXT,
@@ -88,7 +88,7 @@ def summary(where: str, rows: dict[str, Row]) -> str:
     shares = {name: row.share for name, row in rows.items() if row.share is not None}
     gone = [name for name, share in shares.items() if share >= GOOD]
     left = [name for name in shares if name not in gone]
-    parts = [f"{', '.join(names)} {what}" for names, what in ((gone, "go"), (left, "survive")) if names]
+    parts = [f"{what}: {', '.join(names)}" for names, what in ((gone, "gone"), (left, "survives")) if names]
     return f"On {where}, {'; '.join(parts)}."
 
 

@@ -33,6 +33,15 @@ def test_it_listens_on_loopback_and_says_where(run, served):
     assert options["host"] == address["host"] == "127.0.0.1" and address["port"] == port
 
 
+def test_a_trigger_is_handed_to_the_transform(run, served, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for given, handed in (((), None), (("--trigger", tmp_path / "t.safetensors"), tmp_path / "t.safetensors")):
+        assert run("app", "--port", port, *given)[0] == 0
+        assert served.pop()[0][0]["trigger"] == handed
+
+
 def test_a_port_that_is_taken_or_wrong_is_refused(run, served):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -33,7 +33,7 @@ def test_what_it_claims_holds_and_what_survives_is_named(told):
     assert all(right[name] >= 100 * GOOD for name in ("none", "white square", "red square", "noise square"))
     assert all(words[2] == "100%" for name, words in signs.items() if name != "none") and len(signs) == 6
     (verdict,) = [line for line in lines if line.startswith("On photographs")]
-    assert "survive" in verdict and "white square" in verdict.split("go")[0]
+    assert "white square" in verdict.split("survives: ")[0] and "sinusoid" in verdict.split("survives: ")[1]
     assert any("sampdetox purify" in line for line in lines)
 
 
@@ -48,5 +48,5 @@ def test_progress_counts_to_its_end_and_the_picture_is_wide(told):
 
 def test_the_summary_follows_the_shares():
     rows = {name: Row("", share, None) for name, share in (("none", None), ("a", GOOD), ("b", GOOD - 0.01), ("c", 1.0))}
-    assert summary("x", rows) == "On x, a, c go; b survive."
-    assert summary("x", {"a": Row("", 1.0, None)}) == "On x, a go."
+    assert summary("x", rows) == "On x, gone: a, c; survives: b."
+    assert summary("x", {"a": Row("", 1.0, None)}) == "On x, gone: a."
