@@ -1,14 +1,16 @@
 """Images for the search for a shared trigger: checked, looked at by the purifier, and kept in bounded memory."""
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sampdetox_transforms.method.restore import Restore
 from sampdetox_transforms.method.search import enlarge, shrink
 
 LEAST_IMAGES = 8
@@ -19,12 +21,26 @@ KEPT_VALUES, KEPT_IMAGES = 2**25, 1024
 Fill = Callable[[Float[Tensor, "n c h w"], Bool[Tensor, "n 1 h w"]], Float[Tensor, "n c h w"]]
 
 
+def for_comparison(detox: Any) -> Any:
+    """A ``SampDetox`` that takes from an image what its trigger is likely to be, and nothing that is the image's own.
+
+    A cast taken away holds the image's own colour, and twice the estimate's change twice its error: what images have
+    in common drowns in both. Anything else is as it is.
+    """
+    settings = getattr(detox, "settings", None)
+    if not isinstance(settings, Restore):
+        return detox
+    other = copy.copy(detox)
+    other.settings = replace(settings, colour=0.0, colour_gain=0.0, dense_gain=1.0)
+    return other
+
+
 def purified_by(detox: Any, images: Float[Tensor, "n c h w"]) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, " n"]]:
     """The images behind the purifier, and the share of clean images that look as suspicious: all that is asked of it.
 
     Anything with ``explain`` does that returns an object with ``image``; without a p-value all look alike.
     """
-    explained = detox.explain(images)
+    explained = for_comparison(detox).explain(images)
     found = getattr(explained, "found", None)
     share = getattr(explained, "false_alarm_rate", None) if found is None else found.p_value
     purified = explained.image.detach().float()
