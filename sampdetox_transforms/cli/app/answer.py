@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sampdetox_transforms.cli.purify.files import MAX_PIXELS, Picture, PictureError, read_picture, write_picture
-from sampdetox_transforms.cli.purify.rows import retouched_in_words
+from sampdetox_transforms.cli.purify.rows import has_wave, retouched_in_words
 from sampdetox_transforms.cli.purify.thumbnails import MARK, as_bytes
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def numbers_of(explained: "Explanation", detox: "SampDetox", seconds: float) -> 
     if found is not None:
         share = float(found.mask.double().mean())
         numbers |= {"p_value": float(found.p_value), "mask": share, "dense": bool(found.dense)}
-        waves = explained.retouched is not None and bool(explained.retouched.waves)
+        waves = has_wave(explained)
         numbers |= {"waves": waves, "retouched": retouched_in_words(explained)}
         numbers["found"] = bool(share > 0 or found.dense or waves)
     if explained.matched is not None:

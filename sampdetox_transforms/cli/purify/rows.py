@@ -26,7 +26,7 @@ class Row:
     Attributes:
         source, result: the file, and that of the result.
         p_value: the share of clean images that look at least as suspicious.
-        treated: whether the rate is below the calibration's.
+        treated: whether the rate is below the calibration's, or a wave was taken out.
         mask_share: the share of the pixels in the mask.
         box: left, top, right, bottom of the mask in pixels, right and bottom exclusive; None for an empty mask.
         network_calls: how often the picture went through a network.
@@ -113,7 +113,7 @@ def describe_result(
     return replace(
         row,
         p_value=p_value,
-        treated=p_value < rate,
+        treated=p_value < rate or has_wave(explained),
         mask_share=mask.double().mean().item(),
         box=bounding_box(mask[0]),
     )
@@ -125,10 +125,15 @@ def retouched_in_words(explained: "Explanation") -> str:
     if done is None:
         return ""
     parts = [f"{done.colour.item():.0%} of the smooth colour taken out"] if done.colour.item() >= 0.01 else []
-    parts += ["wave taken out"] if done.waves.item() else []
+    parts += ["wave taken out"] if has_wave(explained) else []
     parts += [f"resampled by {done.resampled.item():g}"] if done.resampled.item() != 1 else []
     parts += [f"sharpened by {done.sharpened.item():g}"] if done.sharpened.item() else []
     return ", ".join(parts)
+
+
+def has_wave(explained: "Explanation") -> bool:
+    """Whether a wave was taken out of a picture; that needs no suspicion."""
+    return explained.retouched is not None and bool(explained.retouched.waves)
 
 
 def bounding_box(mask: "Tensor") -> tuple[int, int, int, int] | None:
