@@ -78,7 +78,7 @@ def silent(x_t, t):
 
 
 # What is done to dense triggers, and to the result, without a network.
-PLAIN = {"t2_light": None, "dense_gain": 1, "colour_gain": 0, "waves": 0}
+PLAIN = {"t2_light": None, "dense_gain": 1, "jitter": 0, "colour_gain": 0, "waves": 0}
 
 
 def run(

@@ -19,12 +19,14 @@ from sampdetox_transforms.method.dense import DenseAnswer, answer_dense, lighten
 from sampdetox_transforms.method.look import Look, look
 from sampdetox_transforms.method.noise import fresh_noise, subset
 from sampdetox_transforms.method.result import Found, Purified, Retouched
-from sampdetox_transforms.method.retouch import colour_amount, resampled, sharpened, without_colour_cast
+from sampdetox_transforms.method.retouch import colour_amount, jittered, resampled, sharpened, without_colour_cast
 from sampdetox_transforms.method.sampdetox import global_stage
 from sampdetox_transforms.method.samplers import Denoiser, Noise, grid
 from sampdetox_transforms.method.schedule import Schedule
 from sampdetox_transforms.method.search import SearchNetworks, dilate, enlarge, enlarge_map, locate
 from sampdetox_transforms.method.waves import without_waves
+
+AMOUNTS = {"gain": 3, "dense_gain": 2, "colour_gain": 3, "waves": 24, "jitter": 0.15, "sharpness": 0}  # by default
 
 SMALL = 48  # pixels of the shorter side up to which an image is small: ``t1`` is its level, ``t1_large`` of others
 
@@ -61,7 +63,9 @@ class Restore:
             its place, at t1. 0 for neither.
         waves: waves with a score of this or more are taken out of every image before anything else, one clean
             photograph in thirty among them (``without_waves``); 0 for none.
-        resample: the result is shrunk by this factor in (0, 1] and enlarged again, against warps; 1 for nothing.
+        jitter: standard deviation, in pixels, by which each pixel of the result is displaced at random, against warps
+            (``jittered``), in images with a shorter side of at most 48 pixels; 0 for none.
+        resample: the result is then shrunk by this factor in (0, 1] and enlarged again, against warps; 1 for nothing.
         sharpness: amount of an unsharp mask after that, ``sharpened``; 0 for none.
 
     Network calls of an image with 2 networks to a look at t1 <= stride: 3 without a trigger; at most 3 * looks + 2 with
@@ -88,15 +92,14 @@ class Restore:
     colour: float = 0.0
     colour_gain: float = 3.0
     waves: float = 24.0
+    jitter: float = 0.15
     resample: float = 1.0
     sharpness: float = 0.0
 
     def __post_init__(self) -> None:
         check_walk(self)
         check_levels(self, "t1", "t2", *(name for name in ("t1_large", "t2_light") if getattr(self, name) is not None))
-        check_numbers(
-            self, "looks", "largest", "gain", "dense_gain", "colour", "colour_gain", "waves", "resample", "sharpness"
-        )
+        check_numbers(self, "looks", "largest", "colour", "resample", *AMOUNTS)
         if isinstance(self.looks, float) or self.looks < 1:
             raise ValueError(f"looks must be a whole number of 1 or more, got {self.looks}. 2 is the default.")
         if not 0 <= self.largest <= 1:
@@ -107,7 +110,7 @@ class Restore:
             raise ValueError(f"colour must be a share in [0, 1], got {self.colour}. 0 takes nothing from every image.")
         if not 0 < self.resample <= 1:
             raise ValueError(f"resample must be a factor in (0, 1], got {self.resample}. 1 changes nothing.")
-        for name, default in {"gain": 3, "dense_gain": 2, "colour_gain": 3, "waves": 24, "sharpness": 0}.items():
+        for name, default in AMOUNTS.items():
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise ValueError(f"{name} must be 0 or more, got {value}. {default} is the default, 0 does nothing.")
@@ -135,7 +138,8 @@ class Restore:
             calibrations: from what suspicion on an image is taken for a triggered one.
         """
         calibration = calibrations.of(networks)
-        t1 = self.t1 if self.t1_large is None or min(x0.shape[-2:]) <= SMALL else self.t1_large
+        small = min(x0.shape[-2:]) <= SMALL
+        t1, jitter = self.t1 if self.t1_large is None or small else self.t1_large, self.jitter * small
         diffuse = Diffusion(self, networks.denoiser(schedule) or denoiser, schedule)
 
         given = x0
@@ -157,7 +161,7 @@ class Restore:
         nothing = mask.new_zeros((len(x0), *mask.shape[1:]))
         ones = torch.ones(len(x0), dtype=torch.float64, device=x0.device)
         return Purified(
-            self.retouched(stage1.index_put((index,), again)),
+            self.retouched(jittered(stage1.index_put((index,), again), jitter, noise)),
             stage1,
             nothing.double().index_put((index,), level[:, None, None, None].expand(mask.shape)),
             calls,
@@ -173,6 +177,7 @@ class Restore:
             retouched=Retouched(
                 amount.index_put((index,), taken).double() * (x0.shape[1] > 1),
                 waves,
+                ones * jitter,
                 ones * self.resample,
                 ones * self.sharpness,
             ),
@@ -183,7 +188,7 @@ class Restore:
         return without_colour_cast(x, amount=amount) if self.colour or self.colour_gain else x
 
     def retouched(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """What comes after diffusion."""
+        """What comes last."""
         return sharpened(resampled(x, self.resample), self.sharpness)
 
     def take_out(self, seen: Look, networks: SearchNetworks) -> Removal:

@@ -33,12 +33,14 @@ class Retouched:
     Attributes:
         colour: (b,), float64, the share of the smooth colour that was taken away, in [0, 1].
         waves: (b,), whether a wave over the whole image was taken out.
+        jittered: (b,), float64, the standard deviation in pixels by which pixels were displaced; 0 for none.
         resampled: (b,), float64, the factor that the result was shrunk by and enlarged again; 1 for nothing.
         sharpened: (b,), float64, the amount of the unsharp mask; 0 for none.
     """
 
     colour: Float[Tensor, "*b"]
     waves: Bool[Tensor, "*b"]
+    jittered: Float[Tensor, "*b"]
     resampled: Float[Tensor, "*b"]
     sharpened: Float[Tensor, "*b"]
 

@@ -4,6 +4,8 @@ Each takes away what one kind of trigger needs and a classifier hardly does. All
 each image alone, and clamp their result to [-1, 1].
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -93,6 +95,27 @@ def resampled(x: Float[Tensor, "b c h w"], factor: float) -> Float[Tensor, "b c 
         return x
     shrunk = functional.interpolate(x, size=small, mode="bicubic", antialias=True)
     return functional.interpolate(shrunk, size=size, mode="bicubic").clamp(-1, 1)
+
+
+def jittered(x: Float[Tensor, "b c h w"], amount: float, noise: Callable[[Tensor], Tensor]) -> Float[Tensor, "b c h w"]:
+    """Each pixel taken from a place beside it (bicubic), drawn from a normal distribution for each image and pixel.
+
+    A backdoor that answers to a smooth warp was taught not to answer to one that is disturbed (the noise mode of Nguyen
+    and Tran 2021, section 3.3), or every warp would be its trigger; so this takes it away, and costs no sharpness.
+
+    Args:
+        amount: standard deviation of the shift along each side, in pixels; 0 changes nothing.
+        noise: standard normal noise shaped like what it is given.
+    """
+    if not amount:
+        return x
+    exact = x if x.dtype == torch.float64 else x.float()
+    shift = noise(exact.new_empty(len(x), 2, *x.shape[-2:])).permute(0, 2, 3, 1)
+    still = torch.eye(2, 3, dtype=exact.dtype, device=x.device).expand(len(x), 2, 3)
+    size = torch.tensor([x.shape[-1], x.shape[-2]], dtype=exact.dtype, device=x.device)
+    grid = functional.affine_grid(still, list(x.shape), align_corners=False) + shift * (2 * amount / size)
+    moved = functional.grid_sample(exact, grid, mode="bicubic", padding_mode="border", align_corners=False)
+    return moved.clamp(-1, 1).to(x.dtype)
 
 
 def sharpened(x: Float[Tensor, "b c h w"], amount: float, sigma: float = 0.8) -> Float[Tensor, "b c h w"]:

@@ -33,8 +33,8 @@ class Explanation:
         lightened: (..., c, h, w), what was taken from the image besides noise before the global stage, in units of
             [0, 1]; times 255 in grey levels. It holds what a shared trigger took, and what a dense one that is too
             faint to be flagged may have added. None where nothing is taken.
-        retouched: what was done without a network (``Restore`` only, else None): ``colour``, ``waves``, ``resampled``
-            and ``sharpened``, (...) each.
+        retouched: what was done without a network (``Restore`` only, else None): ``colour``, ``waves``, ``jittered``,
+            ``resampled`` and ``sharpened``, (...) each.
         matched: (...), whether the shared trigger was recognised and taken out first; None without one.
     """
 
@@ -72,7 +72,8 @@ def explanation_of(
         least = shaped(found.p_value, lambda v: v.amin(1))
         found = Found(shaped(found.probability), shaped(found.mask), shaped(found.dense.long()) > 0, least)
     if retouched is not None:
-        waves, of_all = shaped(retouched.waves.long()) > 0, (retouched.resampled, retouched.sharpened)
+        waves = shaped(retouched.waves.long()) > 0
+        of_all = (retouched.jittered, retouched.resampled, retouched.sharpened)
         retouched = Retouched(shaped(retouched.colour), waves, *map(shaped, of_all))
     return Explanation(
         image=from_core(result.image, normalisation, inpt, tensor),
@@ -98,7 +99,7 @@ def nothing_done(x0: Tensor, settings: Preset, schedule: Schedule, with_trigger:
     matched = none.bool() if with_trigger else None
     if isinstance(settings, Restore):
         found = Found(empty, empty.bool(), none.bool(), none)
-        retouched = Retouched(none, none.bool(), none, none)
+        retouched = Retouched(none, none.bool(), none, none, none)
         return Purified(
             *(x0, x0, empty, calls, sigma1, sigma2),
             found=found,

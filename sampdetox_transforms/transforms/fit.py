@@ -30,19 +30,21 @@ class Dose:
         t1: level of the global stage, for images of any size.
         colour_gain: how soon images lose their smooth colour, the likelier a dense trigger is.
         colour: share of the smooth colour that every image loses before diffusion (``without_colour_cast``).
-        detail: factor that the image is shrunk by and back after diffusion, and the sharpening after that.
+        jitter: how far pixels are displaced after diffusion, ``Restore.jitter``.
+        detail: factor that the image is shrunk by and back after that, and the sharpening in the end.
     """
 
     false_alarm_rate: float = 0.01
     t1: float = 0.0
     colour_gain: float = 0.0
     colour: float = 0.0
+    jitter: float = 0.0
     detail: tuple[float, float] = (1.0, 0.0)
 
     def before(self, settings: Restore) -> Restore:
         """Settings with this dose, but for the detail, which comes after diffusion."""
-        own = {"colour": self.colour, "colour_gain": self.colour_gain, "resample": 1.0, "sharpness": 0.0}
-        return replace(settings, t1=self.t1, t1_large=None, **own)
+        own = {"colour": self.colour, "colour_gain": self.colour_gain, "jitter": self.jitter}
+        return replace(settings, t1=self.t1, t1_large=None, resample=1.0, sharpness=0.0, **own)
 
     def of(self, settings: Restore) -> Restore:
         """Settings with this dose; the false-alarm rate is the calibration's."""
@@ -61,6 +63,7 @@ CANDIDATES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "t1": (0.0, 6.0, 12.0, 20.0),
         "colour_gain": (0.0, 1.0, 3.0),
         "colour": (0.0, 0.25, 0.5, 0.75, 1.0),
+        "jitter": (0.0, 0.15),
         "detail": ((1.0, 0.0), (1.0, 0.5), (1.0, 1.0), (0.7, 2.0), (0.6, 3.0)),
     }
 )

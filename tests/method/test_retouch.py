@@ -8,6 +8,7 @@ import torch
 from sampdetox_transforms.method.retouch import (
     blurred,
     colour_amount,
+    jittered,
     mostly_colour,
     mostly_fine,
     resampled,
@@ -132,6 +133,31 @@ def test_resampling_keeps_size_and_means_and_takes_the_finest_detail():
     assert result.shape == board.shape and result.abs().max() < 0.05 * board.abs().max()
     x = images(1, 3, 40, 30)
     assert (resampled(x, 0.6) - x).mean().abs() < 1e-2 and not torch.equal(resampled(x, 0.6), x)
+
+
+def test_jitter_takes_each_pixel_from_where_the_noise_says():
+    ramp = torch.arange(20.0).expand(2, 3, 16, 20) / 20 - 0.5
+    result = jittered(ramp, 0.5, lambda like: torch.tensor([1.0, 0.0])[:, None, None].expand_as(like))
+    torch.testing.assert_close(result[..., 3:-3], ramp[..., 3:-3] + 0.5 / 20)  # half a pixel to the right
+    result = jittered(ramp, 0.5, lambda like: torch.tensor([0.0, 1.0])[:, None, None].expand_as(like))
+    torch.testing.assert_close(result, ramp)  # half a pixel down, where all rows are alike
+
+
+def test_jitter_changes_edges_alone_and_each_image_by_its_own_noise():
+    x = torch.full((2, 3, 16, 16), -0.5)
+    x[..., 8:] = 0.5
+    result = jittered(x, 0.15, seeded_noise())
+    changed = (result - x).abs().amax(dim=(0, 1, 2))
+    assert (changed[:5] < 1e-6).all() and (changed[11:] < 1e-6).all() and (changed[7:9] > 0.05).all()
+    assert not torch.equal(result[0], result[1]) and torch.equal(jittered(x, 0.15, seeded_noise()), result)
+    assert jittered(x, 0, seeded_noise()) is x and result.abs().max() <= 1
+    half = jittered(x.bfloat16(), 0.15, seeded_noise())
+    assert half.dtype == torch.bfloat16 and (half.float() - result).abs().max() < 0.01
+
+
+def seeded_noise():
+    generator = torch.Generator().manual_seed(4)
+    return lambda like: torch.randn(like.shape, generator=generator)
 
 
 def test_sharpening_gives_back_contrast_that_resampling_took():

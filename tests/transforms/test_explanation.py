@@ -119,7 +119,7 @@ class FaintlyDense(WhiteIsForeign):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_lightened_is_what_an_image_lost_besides_noise(tiny, lead, channels):
     image = pixels(*lead, channels, 16, 16) * 0.5 + 0.25
-    told = searching(tiny, FaintlyDense(), t1=0).explain(image)
+    told = searching(tiny, FaintlyDense(), preset=Restore(t1=0, jitter=0)).explain(image)
     assert not told.found.mask.any() and not told.found.dense.any() and not told.timestep_map.any()
     assert told.lightened.shape == image.shape
     assert (told.image - image).abs().mean() * 255 > 5 and told.lightened.abs().mean() * 255 > 5
@@ -136,12 +136,17 @@ def test_lightened_is_in_the_same_unit_for_bytes_and_behind_normalize(tiny):
 
 @pytest.mark.parametrize("lead", [(3,), (1, 3)])
 def test_what_was_done_without_a_network_is_told_of_each_image(tiny, images, lead):
-    preset = Restore(colour=0.25, resample=0.8, sharpness=1.5)
+    preset = Restore(colour=0.25, jitter=0.1, resample=0.8, sharpness=1.5)
     told = searching(tiny, preset=preset).explain(images.reshape(*lead, 3, 16, 16)).retouched
     assert all(value.shape == lead for value in vars(told).values())
     assert told.colour.flatten()[2] == 1  # a blue image, which the network takes for a red one with a cast
     assert ((told.colour.flatten()[:2] >= 0.25) & (told.colour.flatten()[:2] < 0.27)).all()
-    assert (told.resampled == 0.8).all() and (told.sharpened == 1.5).all() and told.waves.dtype == torch.bool
+    assert (
+        (told.jittered == 0.1).all()
+        and (told.resampled == 0.8).all()
+        and (told.sharpened == 1.5).all()
+        and told.waves.dtype == torch.bool
+    )
     assert SampDetox(tiny, preset="ddim").explain(images).retouched is None
     assert searching(tiny).explain(images[:0]).retouched.colour.shape == (0,)
 

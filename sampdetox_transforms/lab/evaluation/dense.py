@@ -45,10 +45,11 @@ DEFAULT = PRESETS["restore"]
 assert isinstance(DEFAULT, Restore)
 
 PARTS: Mapping[str, Restore] = {
-    "restore, before": replace(DEFAULT, colour_gain=0, waves=0, t2_light=None, dense_gain=1),
+    "restore, before": replace(DEFAULT, colour_gain=0, waves=0, t2_light=None, dense_gain=1, jitter=0),
     "restore": DEFAULT,
     "restore, no colour": replace(DEFAULT, colour_gain=0),
     "restore, no waves": replace(DEFAULT, waves=0),
+    "restore, no jitter": replace(DEFAULT, jitter=0),
     "restore, one level": replace(DEFAULT, t2_light=None),
     "restore, resampled .6, sharpened 3": replace(DEFAULT, resample=0.6, sharpness=3.0),
     FITTED: DEFAULT,
@@ -131,7 +132,17 @@ def render(document: Document) -> str:
         for row in document["rows"]
         if "fitted" in row
     ]
-    names = ["victim", "false-alarm rate", "t1", "colour gain", "colour", "resampled, sharpened", "kept", "seconds"]
+    names = [
+        "victim",
+        "false-alarm rate",
+        "t1",
+        "colour gain",
+        "colour",
+        "jitter",
+        "resampled, sharpened",
+        "kept",
+        "seconds",
+    ]
     tables = [markdown(head, lines), *([f"What was fitted:\n\n{markdown(names, fits)}"] if fits else [])]
     return "\n\n".join([*tables, "Shares in %, with 95 % intervals: Wilson's, of differences Newcombe's for pairs."])
 

@@ -104,9 +104,9 @@ def test_what_was_done_without_a_network_is_said_in_words():
         done = Retouched(*(torch.tensor(value) for value in values))
         return retouched_in_words(SimpleNamespace(retouched=done))  # pyright: ignore[reportArgumentType]
 
-    assert said(0.004, False, 1.0, 0.0) == ""
-    assert said(0.254, True, 0.6, 3.0) == (
-        "25% of the smooth colour taken out, lines taken out, resampled by 0.6, sharpened by 3"
+    assert said(0.004, False, 0.0, 1.0, 0.0) == ""
+    assert said(0.254, True, 0.15, 0.6, 3.0) == (
+        "25% of the smooth colour taken out, wave taken out, pixels displaced by 0.15, resampled by 0.6, sharpened by 3"
     )
-    assert said(0.0, False, 1.0, 0.5) == "sharpened by 0.5"
+    assert said(0.0, False, 0.0, 1.0, 0.5) == "sharpened by 0.5"
     assert retouched_in_words(SimpleNamespace(retouched=None)) == ""  # pyright: ignore[reportArgumentType]

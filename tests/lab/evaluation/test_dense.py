@@ -17,9 +17,10 @@ from sampdetox_transforms.transforms.presets import PRESETS
 @pytest.mark.parametrize(
     ("name", "changed"),
     [
-        ("before", {"colour_gain", "waves", "t2_light", "dense_gain"}),
+        ("before", {"colour_gain", "waves", "t2_light", "dense_gain", "jitter"}),
         ("no colour", {"colour_gain"}),
         ("no waves", {"waves"}),
+        ("no jitter", {"jitter"}),
         ("one level", {"t2_light"}),
         ("fitted", set()),
     ],
