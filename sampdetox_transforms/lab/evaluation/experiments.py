@@ -3,6 +3,7 @@
 ``sampdetox evaluate --experiment NAME`` runs one; ``render`` makes the Markdown of its JSON file.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from sampdetox_transforms._common import check_choice
-from sampdetox_transforms.lab.defenses import Bdmae, Blur, Noising, Sancdifi, ShrinkPad, Zip
+from sampdetox_transforms.lab.data import data_path
+from sampdetox_transforms.lab.defenses import Bdmae, Blur, LiteBd, Noising, Sancdifi, ShrinkPad, Zip, load_carn_m
+from sampdetox_transforms.lab.defenses.carn import CARN_M
 from sampdetox_transforms.lab.evaluation.paper_results import (
     TABLE_2,
     TABLE_4_GTSRB,
@@ -25,6 +28,8 @@ from sampdetox_transforms.lab.evaluation.rows import NO_DEFENSE, Column, Row
 from sampdetox_transforms.lab.evaluation.tools import Experiment, Tools, source_of
 from sampdetox_transforms.networks.denoiser import Denoiser, adapt
 from sampdetox_transforms.transforms.presets import PRESETS
+
+LOG = logging.getLogger(__name__)
 
 FAINT = ("blended", "low-frequency", "wanet", "stega", "bpp")  # the paper's groups in Table 3
 
@@ -47,12 +52,17 @@ class NoEstimate(nn.Module):
 
 
 def comparison(tools: Tools) -> list[Column]:
-    """Tables 1 and 4."""
+    """Tables 1 and 4, and Lite-BD's first stage, which is left out with a warning where its weights are not there.
+
+    Raises:
+        WeightsFileError: other weights for Lite-BD than the pinned ones.
+    """
     columns = [NO_DEFENSE, tools.sampdetox("sampdetox", PRESETS["ddim"])]
     columns.append(tools.sampdetox("sampdetox-restore", PRESETS["restore"]))
     columns.append(tools.sampdetox("sampdetox-paper", PRESETS["paper"], n=tools.n_slow))
     columns.append(tools.sampdetox("sampdetox-paper-linear", PRESETS["paper-linear"], n=tools.n_slow))
     columns.append(_bdmae(tools))
+    columns += _lite_bd(tools)
     if tools.full_range is not None:
         columns += [_zip(tools, tools.full_range), _sancdifi(tools, tools.full_range)]
     return columns
@@ -134,6 +144,17 @@ def without_and_with(tools: Tools) -> list[Column]:
 def _bdmae(tools: Tools) -> Column:
     column = tools.baseline("bdmae", lambda model, **given: Bdmae(model, tools.denoiser, **given), n=tools.n_slow)
     return replace(column, access=Bdmae.access, settings={"inpainter": source_of(tools.denoiser)})
+
+
+def _lite_bd(tools: Tools) -> list[Column]:
+    try:
+        path = data_path(CARN_M)
+    except FileNotFoundError as error:
+        LOG.warning("lite-bd is left out: %s", error)
+        return []
+    network = load_carn_m(path)
+    column = tools.baseline("lite-bd", lambda model, *, seed: LiteBd(network))
+    return [replace(column, settings={"defense": LiteBd.title, "weights": path.name})]
 
 
 def _zip(tools: Tools, denoiser: Denoiser) -> Column:

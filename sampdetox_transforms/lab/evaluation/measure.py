@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
+from sampdetox_transforms.lab.defenses.carn import CarnM
 from sampdetox_transforms.lab.evaluation.rows import Column, Images, Model, Row
 from sampdetox_transforms.lab.metrics import backdoor_shares, predicted, wilson
 from sampdetox_transforms.lab.victims.classifiers import predict
@@ -130,13 +131,16 @@ class Counted(nn.Module):
 
 @contextmanager
 def counted_denoiser(defense: Any) -> Iterator[list[int]]:
-    """Count the images that go through the denoisers within a defense that is a module, as the list's one number."""
+    """Count the images that go through the denoisers within a defense that is a module, as the list's one number.
+
+    The network that Lite-BD has in a denoiser's place counts as one.
+    """
     calls = [0]
 
     def count(module: nn.Module, inputs: tuple) -> None:
         calls[0] += len(inputs[0])
 
-    found = [m for m in defense.modules() if isinstance(m, Denoiser)] if isinstance(defense, nn.Module) else []
+    found = [m for m in defense.modules() if isinstance(m, Denoiser | CarnM)] if isinstance(defense, nn.Module) else []
     hooks = [module.register_forward_pre_hook(count) for module in found]
     try:
         yield calls

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from sampdetox_transforms import PRESETS, Schedule, load_denoiser
+from sampdetox_transforms.lab.defenses import CarnM
 from sampdetox_transforms.lab.environment import all_in_words
+from sampdetox_transforms.lab.evaluation import experiments
 from sampdetox_transforms.lab.evaluation.engine import evaluate, evaluate_robustness
 from sampdetox_transforms.lab.evaluation.experiments import (
     EXPERIMENTS,
@@ -241,12 +243,32 @@ def test_the_slow_baselines_run_in_the_harness():
     assert calls == {"bdmae": (50, 46), "zip": (20, 0), "sancdifi": (10, 2001)}
 
 
-def test_what_each_experiment_compares():
+def test_lite_bd_is_compared_where_its_weights_are(monkeypatch, tmp_path, caplog):
+    def columns():
+        return [c for c in get_experiment("comparison").columns(tools()) if c.name == "lite-bd"]
+
+    monkeypatch.setenv("SAMPDETOX_DATA", str(tmp_path))
+    assert columns() == []
+    assert "lite-bd is left out: SAMPDETOX_DATA must hold models/carn_m.pth" in caplog.text
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "carn_m.pth").write_bytes(b"other")
+    with pytest.raises(OSError, match="must have the sha256"):
+        columns()
+    monkeypatch.setattr(experiments, "load_carn_m", lambda path: CarnM())
+    [row] = evaluate([victim()], columns(), signs(), n=4).rows
+    assert (row.defense, row.access, row.denoiser_calls, row.classifier_calls) == ("lite-bd", "none", 1, 0)
+    assert row.settings["weights"] == "carn_m.pth"
+
+
+def test_what_each_experiment_compares(monkeypatch):
+    monkeypatch.delenv("SAMPDETOX_DATA", raising=False)
+
     def names(experiment, **changes):
         return {column.name for column in get_experiment(experiment).columns(tools(**changes))}
 
     assert names("comparison") >= {"none", "sampdetox", "zip", "bdmae", "sancdifi"}
     assert not names("comparison", full_range=None) & {"zip", "sancdifi"}
+    assert not names("comparison") & {"lite-bd"}  # its weights are not there
     assert names("ablation") == {"none", "noise", "stage1", "sampdetox"}
     assert names("levels") == {f"t1={t}" for t in T1} | {f"t2={t}" for t in T2}
     assert names("transformations") == {"none", "noising", "shrink-pad", "blur", "sampdetox"}
