@@ -26,7 +26,7 @@ from sampdetox_transforms.method.schedule import Schedule
 from sampdetox_transforms.method.search import SearchNetworks, dilate, enlarge, enlarge_map, locate
 from sampdetox_transforms.method.waves import without_waves
 
-AMOUNTS = {"gain": 3, "dense_gain": 2, "colour_gain": 3, "waves": 24, "jitter": 0.15, "sharpness": 0}  # by default
+AMOUNTS = {"gain": 3, "dense_gain": 2, "colour_gain": 3, "waves": 24, "jitter": 0.12, "sharpness": 0}  # by default
 
 SMALL = 48  # pixels of the shorter side up to which an image is small: ``t1`` is its level, ``t1_large`` of others
 
@@ -63,8 +63,8 @@ class Restore:
             its place, at t1. 0 for neither.
         waves: waves with a score of this or more are taken out of every image before anything else, one clean
             photograph in thirty among them (``without_waves``); 0 for none.
-        jitter: standard deviation, in pixels, by which each pixel of the result is displaced at random, against warps
-            (``jittered``), in images with a shorter side of at most 48 pixels; 0 for none.
+        jitter: standard deviation, in pixels, by which each pixel of images that are not flagged is displaced at random
+            after diffusion, against warps (``jittered``); in those with a shorter side of at most 48 pixels. 0 for none.
         resample: the result is then shrunk by this factor in (0, 1] and enlarged again, against warps; 1 for nothing.
         sharpness: amount of an unsharp mask after that, ``sharpened``; 0 for none.
 
@@ -92,7 +92,7 @@ class Restore:
     colour: float = 0.0
     colour_gain: float = 3.0
     waves: float = 24.0
-    jitter: float = 0.15
+    jitter: float = 0.12
     resample: float = 1.0
     sharpness: float = 0.0
 
@@ -161,7 +161,7 @@ class Restore:
         nothing = mask.new_zeros((len(x0), *mask.shape[1:]))
         ones = torch.ones(len(x0), dtype=torch.float64, device=x0.device)
         return Purified(
-            self.retouched(jittered(stage1.index_put((index,), again), jitter, noise)),
+            self.retouched(jittered(stage1, jitter, noise).index_put((index,), again)),
             stage1,
             nothing.double().index_put((index,), level[:, None, None, None].expand(mask.shape)),
             calls,
@@ -177,7 +177,7 @@ class Restore:
             retouched=Retouched(
                 amount.index_put((index,), taken).double() * (x0.shape[1] > 1),
                 waves,
-                ones * jitter,
+                (ones * jitter).index_fill(0, index, 0),
                 ones * self.resample,
                 ones * self.sharpness,
             ),

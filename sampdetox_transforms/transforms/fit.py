@@ -63,7 +63,7 @@ CANDIDATES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "t1": (0.0, 6.0, 12.0, 20.0),
         "colour_gain": (0.0, 1.0, 3.0),
         "colour": (0.0, 0.25, 0.5, 0.75, 1.0),
-        "jitter": (0.0, 0.15),
+        "jitter": (0.0, 0.12),
         "detail": ((1.0, 0.0), (1.0, 0.5), (1.0, 1.0), (0.7, 2.0), (0.6, 3.0)),
     }
 )
