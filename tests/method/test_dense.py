@@ -101,6 +101,22 @@ def test_what_is_faint_is_answered_at_the_lower_level_and_further_than_the_estim
     torch.testing.assert_close(result.image, clean - 0.5 * (x0 - clean))
 
 
+def shift_alone(like: torch.Tensor) -> torch.Tensor:
+    """Noise for the two coordinates of a shift, and none for diffusion."""
+    return torch.full_like(like, float(like.shape[1] == 2))
+
+
+def test_images_that_are_not_flagged_are_displaced_and_photographs_are_not():
+    clean = scene()
+    x0 = torch.cat([clean, clean + 0.3 * scene(1)])
+    result = run(x0, Knows(clean), jitter=0.2, noise=shift_alone, **LEVELS)
+    assert result.retouched.jittered.tolist() == [0.2, 0] and not torch.equal(result.image[0], clean[0])
+    torch.testing.assert_close(result.image[1], clean[0])
+    large = torch.nn.functional.interpolate(clean, size=(49, 49))
+    result = run(large, WhiteIsForeign(), jitter=0.2, noise=shift_alone, gain=0)
+    assert torch.equal(result.image, large) and result.retouched.jittered.tolist() == [0]
+
+
 @pytest.mark.parametrize("least", [0.0, 0.4])
 def test_images_that_are_not_flagged_lose_colour_the_likelier_a_trigger_is(least):
     x0 = (scene() + CAST).expand(3, 3, 32, 32)
