@@ -63,8 +63,8 @@ class Restore:
             its place, at t1. 0 for neither.
         waves: waves with a score of this or more are taken out of every image before anything else, one clean
             photograph in thirty among them (``without_waves``); 0 for none.
-        jitter: standard deviation, in pixels, by which each pixel of images that are not flagged is displaced at random
-            after diffusion, against warps (``jittered``); only where the shorter side has at most 48 pixels. 0 for none.
+        jitter: standard deviation, in pixels, by which each pixel of an image that is not flagged is displaced at
+            random after diffusion, against warps (``jittered``); up to a shorter side of 48 pixels. 0 for none.
         resample: the result is then shrunk by this factor in (0, 1] and enlarged again, against warps; 1 for nothing.
         sharpness: amount of an unsharp mask after that, ``sharpened``; 0 for none.
 
