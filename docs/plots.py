@@ -33,7 +33,7 @@ Rows = dict[str, dict[str, tuple[float, float, float]]]  # trigger -> defense ->
 
 def ten_attacks() -> None:
     """The paper's ten attacks on GTSRB."""
-    rows = _evaluated("gtsrb-comparison")
+    rows = _evaluated("gtsrb-attacks")
     chosen = {attack: {d: v for d, v in found.items() if d in COLOURS} for attack, found in rows.items()}
     _dots(chosen, "ten-attacks")
 
@@ -139,7 +139,7 @@ def speed() -> None:
 
 
 FIGURES: Mapping[str, tuple[Callable[[], None], tuple[str, ...]]] = {
-    "ten-attacks": (ten_attacks, ("gtsrb-comparison",)),
+    "ten-attacks": (ten_attacks, ("gtsrb-attacks",)),
     "cifar10-attacks": (nine_attacks_cifar10, ("restore-cifar10-attacks",)),
     "patches": (patches, ("restore-patches", "restore-cifar10")),
     "baselines": (baselines, ("gtsrb-comparison",)),
@@ -194,7 +194,7 @@ def _behind(name: str) -> Rows:
 
 def _dots(rows: Rows, name: str) -> None:
     """A line a trigger, a dot a defense: attack success to the left, the right class to the right."""
-    source = {"ten-attacks": "gtsrb-comparison", "cifar10-attacks": "restore-cifar10-attacks"}[name]
+    source = {"ten-attacks": "gtsrb-attacks", "cifar10-attacks": "restore-cifar10-attacks"}[name]
     figure, axes = plt.subplots(1, 2, figsize=(9, 0.36 * len(rows) + 1.1), sharey=True, layout="constrained")
     _dot_axis(axes[0], rows, 2, "attack success, %  (lower is better)")
     _dot_axis(axes[1], rows, 1, "right class, triggered images, %  (higher is better)")
