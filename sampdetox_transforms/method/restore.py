@@ -147,7 +147,7 @@ class Restore:
         seen = look(x0, networks, calibration)
         amount = colour_amount(seen.likely, self.colour, self.colour_gain)
         start = enlarge(x0, seen.x, self.without_colour(lightened(seen, self.gain), amount))
-        stage1 = diffuse(start, t1, noise)
+        stage1 = jittered(diffuse(start, t1, noise), jitter, noise)
         index = seen.alarms.any(dim=1).nonzero()[:, 0]
         removed = self.take_out(seen.only(index), networks)
         mask = enlarge_map(removed.mask.to(x0), x0) > 0
@@ -161,7 +161,7 @@ class Restore:
         nothing = mask.new_zeros((len(x0), *mask.shape[1:]))
         ones = torch.ones(len(x0), dtype=torch.float64, device=x0.device)
         return Purified(
-            self.retouched(jittered(stage1, jitter, noise).index_put((index,), again)),
+            self.retouched(stage1.index_put((index,), again)),
             stage1,
             nothing.double().index_put((index,), level[:, None, None, None].expand(mask.shape)),
             calls,

@@ -44,7 +44,7 @@ def searching(monkeypatch, tiny):
     """White is a trigger, and is filled with red; nothing else is done to pictures."""
 
     def make(trigger=None, seed=0, **settings) -> SampDetox:
-        made = SampDetox(tiny, preset=Restore(t1=0, gain=0, colour_gain=0), seed=seed, trigger=trigger)
+        made = SampDetox(tiny, preset=Restore(t1=0, gain=0, colour_gain=0, jitter=0), seed=seed, trigger=trigger)
         made.restorer, made.calibration = Restorers(WhiteIsForeign()), CALIBRATIONS
         return made
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -55,7 +56,7 @@ def rows(report: Path, out: Path) -> list[list[str]]:
     """A CSV report, with paths below ``out``, and numbers to four places: batches of other sizes sum differently."""
     with report.open() as file:
         table = list(csv.reader(file))
-    return [[f"{float(cell):.4f}" if cell.count(".") == 1 and cell[0].isdigit() else cell for cell in row]
+    return [[f"{float(cell):.4f}" if re.fullmatch(r"\d+\.\d+", cell) else cell for cell in row]
             for row in ([cell.replace(str(out), "OUT") for cell in row] for row in table)]  # fmt: skip
 
 
