@@ -40,13 +40,9 @@ class Look(NamedTuple):
 def look(x0: Float[Tensor, "b c h w"], networks: SearchNetworks, calibration: Calibration) -> Look:
     """Ask the networks about every image, at the size that they know."""
     x = shrink(x0, networks)
-    return judged(x, x.shape[-1] < x0.shape[-1], networks, calibration)
-
-
-def judged(x: Float[Tensor, "b c h w"], shrunk: bool, networks: SearchNetworks, calibration: Calibration) -> Look:
-    """Ask the networks about images of the size that they know."""
     answer = networks.look(x)
     p_values = calibration.p_values(local_suspicion(answer.local, networks.window), answer.dense)
     alarms = p_values.detach() < calibration.false_alarm_rate
     likely = (answer.dense - calibration.doubt).sigmoid()
+    shrunk = x.shape[-1] < x0.shape[-1]
     return Look(x, shrunk, answer, p_values.amin(dim=1).clamp(max=1), alarms, likely)

@@ -26,7 +26,7 @@ from sampdetox_transforms.method.schedule import Schedule
 from sampdetox_transforms.method.search import SearchNetworks, dilate, enlarge, enlarge_map, locate
 from sampdetox_transforms.method.waves import without_waves
 
-AMOUNTS = {"gain": 3, "dense_gain": 2, "colour_gain": 3, "waves": 24, "jitter": 0.12, "sharpness": 0}  # by default
+AMOUNTS = ("gain", "dense_gain", "colour_gain", "waves", "jitter", "sharpness")  # settings that are 0 or more
 
 SMALL = 48  # pixels of the shorter side up to which an image is small: ``t1`` is its level, ``t1_large`` of others
 
@@ -110,10 +110,10 @@ class Restore:
             raise ValueError(f"colour must be a share in [0, 1], got {self.colour}. 0 takes nothing from every image.")
         if not 0 < self.resample <= 1:
             raise ValueError(f"resample must be a factor in (0, 1], got {self.resample}. 1 changes nothing.")
-        for name, default in AMOUNTS.items():
-            value = getattr(self, name)
+        for name in AMOUNTS:
+            value, default = getattr(self, name), getattr(Restore, name)
             if not 0 <= value < float("inf"):
-                raise ValueError(f"{name} must be 0 or more, got {value}. {default} is the default, 0 does nothing.")
+                raise ValueError(f"{name} must be 0 or more, got {value}. {default:g} is the default, 0 does nothing.")
 
     @property
     def highest_level(self) -> float:
@@ -143,7 +143,7 @@ class Restore:
         diffuse = Diffusion(self, networks.denoiser(schedule) or denoiser, schedule)
 
         given = x0
-        x0, waves = without_waves(x0, self.waves) if self.waves else (x0, torch.zeros_like(x0[:, 0, 0, 0]) > 0)
+        x0, waves = without_waves(x0, self.waves)
         seen = look(x0, networks, calibration)
         amount = colour_amount(seen.likely, self.colour, self.colour_gain)
         start = enlarge(x0, seen.x, self.without_colour(lightened(seen, self.gain), amount))

@@ -42,10 +42,10 @@ def without_waves(
 ) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, " b"]]:
     """Images without the waves whose score is ``least`` or more, and which images lost one; others untouched.
 
-    A wave is brought down to the lines beside it, in each channel by the same share.
+    A wave is brought down to the lines beside it, in each channel by the same share. A ``least`` of 0 looks for none.
     """
     lost = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    if min(x.shape[-2:]) < STRIPS:
+    if not least or min(x.shape[-2:]) < STRIPS:
         return x, lost
     result = x if x.dtype == torch.float64 else x.float()
     left = torch.arange(len(x), device=x.device)
@@ -113,7 +113,7 @@ def beside(height: Float[Tensor, "b v f"]) -> Float[Tensor, "b v f"]:
 def drawing(x: Float[Tensor, "b c h w"], wave: Wave) -> Float[Tensor, "b c h w"]:
     """The wave as it lies in each channel, as far as it is in excess; its frequency is refined between the lines."""
     width, rows = x.shape[-1], x.shape[-2] // STRIPS
-    signal = torch.stack([strips(plane) for plane in x.unbind(dim=1)], dim=1) * hann(x)
+    signal = strips(x.flatten(0, 1)).unflatten(0, x.shape[:2]) * hann(x)
     middle = (torch.arange(STRIPS, dtype=x.dtype, device=x.device) + 0.5) * rows - 0.5
     column = torch.arange(width, dtype=x.dtype, device=x.device)
     tilt = turning(wave.across / (STRIPS * rows), middle)

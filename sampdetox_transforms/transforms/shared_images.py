@@ -24,14 +24,14 @@ Fill = Callable[[Float[Tensor, "n c h w"], Bool[Tensor, "n 1 h w"]], Float[Tenso
 def for_comparison(detox: Any) -> Any:
     """A ``SampDetox`` that takes from an image what its trigger is likely to be, and nothing that is the image's own.
 
-    A cast taken away holds the image's own colour, and twice the estimate's change twice its error: what images have
-    in common drowns in both. Anything else is as it is.
+    A cast taken away holds the image's own colour, twice the estimate's change twice its error, and displaced pixels
+    the image's own edges: what images have in common drowns in these. Anything else is as it is.
     """
     settings = getattr(detox, "settings", None)
     if not isinstance(settings, Restore):
         return detox
     other = copy.copy(detox)
-    other.settings = replace(settings, colour=0.0, colour_gain=0.0, dense_gain=1.0)
+    other.settings = replace(settings, colour=0.0, colour_gain=0.0, dense_gain=1.0, jitter=0.0)
     return other
 
 

@@ -225,8 +225,13 @@ def below(base: Any, path: Any) -> str:
 
 
 def share_beyond(explained: "Explanation", t1: float) -> "Tensor":
-    """(n,), the share of the pixels of each image that are in the mask, or at a level above ``t1``."""
+    """(n,), the share of the pixels of each image that are in the mask, or at a level above ``t1``.
+
+    All of an image that lost a wave, or was answered as one with a trigger all over it: a cast is answered at t1.
+    """
     changed = explained.timestep_map > t1
     if explained.found is not None:
-        changed = changed | explained.found.mask
+        changed = changed | explained.found.mask | explained.found.dense[..., None, None, None]
+    if explained.retouched is not None:
+        changed = changed | explained.retouched.waves[..., None, None, None]
     return changed.double().mean(dim=(-3, -2, -1))

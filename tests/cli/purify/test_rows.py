@@ -71,6 +71,16 @@ def test_failures_take_their_place_in_the_order():
 # Beyond the light stage
 
 
+def test_all_of_a_picture_counts_that_lost_a_wave_or_had_a_trigger_all_over_it(tiny):
+    explained = SampDetox(str(tiny), seed=0).explain(torch.rand(3, 3, 4, 5))
+    assert explained.found is not None and explained.retouched is not None
+    nothing, levels = torch.zeros(3, 1, 4, 5, dtype=torch.bool), torch.full((3, 1, 4, 5), 12.0).double()
+    found = replace(explained.found, mask=nothing, dense=torch.tensor([False, True, False]))
+    retouched = replace(explained.retouched, waves=torch.tensor([False, False, True]))
+    explained = replace(explained, found=found, retouched=retouched, timestep_map=levels)
+    assert describing.share_beyond(explained, 12).tolist() == [0, 1, 1]
+
+
 def test_changes_are_a_mask_or_a_level_above_stage_1(tiny):
     explained = SampDetox(str(tiny), seed=0).explain(torch.rand(4, 3, 4, 5))
     mask, levels = torch.zeros(4, 1, 4, 5, dtype=torch.bool), torch.zeros(4, 1, 4, 5, dtype=torch.float64)
@@ -80,7 +90,8 @@ def test_changes_are_a_mask_or_a_level_above_stage_1(tiny):
     levels[3, 0, 0, :2] = 12.5
     mask[3, 0, 0, :2] = True
     assert explained.found is not None
-    explained = replace(explained, found=replace(explained.found, mask=mask), timestep_map=levels)
+    found = replace(explained.found, mask=mask, dense=torch.zeros(4, dtype=torch.bool))
+    explained = replace(explained, found=found, timestep_map=levels)
     assert describing.share_beyond(explained, 12).tolist() == [0, 1, 0.05, 0.1]
     assert describing.share_beyond(replace(explained, found=None), 12).tolist() == [0, 1, 0, 0.1]
 
