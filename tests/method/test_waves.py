@@ -52,6 +52,15 @@ def test_the_amplitude_is_that_of_a_fit_by_least_squares(along, phase, amplitude
     assert np.abs(drawn.numpy() - expected).max() < 0.03 * amplitude + 0.01
 
 
+@pytest.mark.parametrize("across", [0, 3, -5])
+def test_a_slanted_wave_is_drawn_as_high_as_it_is(across):
+    added = 0.4 * wave(64, 64, 7, across)
+    x = (0.02 * scenes(1, 64, 64) + added).double()
+    found = steadiest(x)
+    assert (float(found.along), float(found.across)) == (7, across) and float(found.excess) > 0.9
+    assert (drawing(x, found) - added * float(found.excess)).abs().max() < 0.02
+
+
 def test_two_waves_along_one_side_are_taken_out():
     x = scenes(2)
     both = 0.2 * wave(32, 32, 5) + 0.2 * wave(32, 32, 11)

@@ -8,6 +8,7 @@ from samples import CALIBRATIONS, WhiteIsForeign, flat, patched
 from sampdetox_transforms import SampDetox, Schedule
 from sampdetox_transforms.method.restore import Restore
 from sampdetox_transforms.networks.restorers import Restorers
+from sampdetox_transforms.transforms.shared_images import purified_by
 
 LINEAR = Schedule.named("linear")
 
@@ -124,6 +125,15 @@ def test_lightened_is_what_an_image_lost_besides_noise(tiny, lead, channels):
     assert told.lightened.shape == image.shape
     assert (told.image - image).abs().mean() * 255 > 5 and told.lightened.abs().mean() * 255 > 5
     torch.testing.assert_close(told.image, (image - told.lightened).clamp(0, 1), rtol=0, atol=1e-6)
+
+
+def test_for_a_comparison_only_what_a_trigger_may_be_is_taken(tiny):
+    settings = Restore(t1=0, gain=0, colour=0.5)
+    detox = searching(tiny, preset=settings)
+    image = pixels(1, 3, 16, 16) * 0.5 + 0.25
+    assert (detox(image) - image).abs().mean() * 255 > 1  # its colour, and displaced pixels
+    torch.testing.assert_close(purified_by(detox, image)[0], image, rtol=0, atol=1e-6)
+    assert detox.settings == settings
 
 
 def test_lightened_is_in_the_same_unit_for_bytes_and_behind_normalize(tiny):
