@@ -61,8 +61,8 @@ class Restore:
         colour_gain: images that are not flagged lose all of it from a probability of a dense trigger of 1 / colour_gain
             on, and less below. Where what the estimate takes is mostly a cast, the image itself without its cast takes
             its place, at t1. 0 for neither.
-        waves: waves with a score of this or more are taken out of every image before anything else, one clean
-            photograph in thirty among them (``without_waves``); 0 for none.
+        waves: waves with a score of this or more are taken out of every image before anything else, and so of a
+            few clean ones (``without_waves``); 0 for none.
         jitter: standard deviation, in pixels, by which each pixel of an image that is not flagged is displaced at
             random after diffusion, against warps (``jittered``); up to a shorter side of 48 pixels. 0 for none.
         resample: the result is then shrunk by this factor in (0, 1] and enlarged again, against warps; 1 for nothing.
