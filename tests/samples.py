@@ -82,11 +82,22 @@ PLAIN = {"t2_light": None, "dense_gain": 1, "jitter": 0, "colour_gain": 0, "wave
 
 
 def run(
-    x0, networks, *, denoiser=silent, calibrations=CALIBRATIONS, noise=fresh_noise, t1=0, t2=0, stride=20, **settings
+    x0,
+    networks,
+    *,
+    denoiser=silent,
+    calibrations=CALIBRATIONS,
+    noise=fresh_noise,
+    matched=None,
+    t1=0,
+    t2=0,
+    stride=20,
+    **settings,
 ) -> Purified:
     """``Restore`` with these settings, one t1 for all sizes, and nothing retouched unless it is asked for."""
     algorithm = Restore(**{"t1": t1, "t1_large": None, "t2": t2, "stride": stride, **PLAIN} | settings)
-    return algorithm.run(x0, denoiser, LINEAR, networks=networks, calibrations=calibrations, noise=noise)
+    search = {"networks": networks, "calibrations": calibrations}
+    return algorithm.run(x0, denoiser, LINEAR, noise=noise, matched=matched, **search)
 
 
 def as_it_is(x0, networks, **settings) -> Purified:

@@ -1,7 +1,7 @@
 """What the settings of all algorithms have in common: their checks."""
 
 from functools import partial
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from sampdetox_transforms._common import check_choice
@@ -10,12 +10,14 @@ from sampdetox_transforms.method.schedule import SCHEDULES
 
 
 def check_numbers(settings: Any, *names: str) -> None:
-    """Raise TypeError unless each field is a number (no bool)."""
+    """Raise TypeError unless each field is a number (no bool); those of other libraries become Python's own."""
     for name in names:
         value = getattr(settings, name)
         if isinstance(value, bool) or not isinstance(value, Real):
             what = "a number, a noise level" if name.startswith("t") else "a number"
             raise TypeError(f"{name} must be {what}, got {value!r}. Leave it out for the default.")
+        if not isinstance(value, int | float):  # NumPy's would be unknown to JSON, and to PyTorch of another precision
+            object.__setattr__(settings, name, int(value) if isinstance(value, Integral) else float(value))
 
 
 def check_levels(settings: Any, *names: str) -> None:

@@ -47,7 +47,13 @@ def lightened(seen: Look, gain: float) -> Float[Tensor, "b c h w"]:
 
 
 def answer_dense(
-    seen: Look, dense: Bool[Tensor, " b"], networks: SearchNetworks, *, gain: float, colour: bool
+    seen: Look,
+    dense: Bool[Tensor, " b"],
+    networks: SearchNetworks,
+    *,
+    gain: float,
+    colour: bool,
+    matched: Bool[Tensor, " b"],
 ) -> DenseAnswer:
     """A cast: the image as it is. Else x + gain (E - x), with E the networks' estimate of the image without a trigger.
 
@@ -55,11 +61,12 @@ def answer_dense(
         dense: which images have a dense trigger.
         gain: more than the estimate takes, as for ``lightened``.
         colour: whether casts have their own answer.
+        matched: which images lost a shared trigger before; what is left of that is faint, however it looks.
     """
     estimate = estimated(seen, dense, networks)
     calls = dense.long() * (seen.answer.image is None)
     cast = dense & mostly_colour(seen.x, estimate) if colour else torch.zeros_like(dense)
-    light = mostly_fine(seen.x, estimate) | faint(seen.x, estimate)
+    light = mostly_fine(seen.x, estimate) | faint(seen.x, estimate) | matched
     further = torch.lerp(seen.x, estimate, gain).clamp(-1, 1)
     x = torch.where((dense & ~cast)[:, None, None, None], further, seen.x)
     return DenseAnswer(x, cast, dense & ~cast & light, dense & ~cast & ~light, calls)

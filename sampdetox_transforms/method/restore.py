@@ -50,8 +50,8 @@ class Restore:
             as well.
         t1_large: the same for larger ones, in which less noise hides as much; None for ``t1``.
         t2: the level for images with a dense trigger, after the networks' estimate has taken their place.
-        t2_light: the same where what the estimate takes is fine detail, or is faint, and drowns in less noise; at most
-            t2, None for ``t2``.
+        t2_light: the same where what the estimate takes is fine detail, or is faint, and drowns in less noise, and
+            where a shared trigger was taken out already; at most t2, None for ``t2``.
         looks: how often an image with a trigger is looked at, filled before each further look.
         largest: share of the pixels from which on a mask is too large to be filled; the trigger counts as dense.
         gain: how much of the estimate is taken from images that are not flagged, see ``lightened``; 0 for nothing.
@@ -129,6 +129,7 @@ class Restore:
         networks: SearchNetworks,
         calibrations: Calibrations,
         noise: Noise = fresh_noise,
+        matched: Bool[Tensor, " b"] | None = None,
     ) -> Purified:
         """Images in [-1, 1] in and out.
 
@@ -136,6 +137,7 @@ class Restore:
             x0, denoiser, schedule, noise: as in ``purify``.
             networks: find triggers in images of this size, and fill regions.
             calibrations: from what suspicion on an image is taken for a triggered one.
+            matched: images that a shared trigger was taken out of; what is left of it needs no more than t2_light.
         """
         calibration = calibrations.of(networks)
         small = min(x0.shape[-2:]) <= SMALL
@@ -149,7 +151,8 @@ class Restore:
         start = enlarge(x0, seen.x, self.without_colour(lightened(seen, self.gain), amount))
         stage1 = jittered(diffuse(start, t1, noise), jitter, noise)
         index = seen.alarms.any(dim=1).nonzero()[:, 0]
-        removed = self.take_out(seen.only(index), networks)
+        known = torch.zeros_like(seen.alarms[:, 0]) if matched is None else matched
+        removed = self.take_out(seen.only(index), networks, known[index])
         mask = enlarge_map(removed.mask.to(x0), x0) > 0
         taken = torch.where(removed.dense.colour, 1.0, self.colour).to(amount)
         filled = enlarge(x0[index], seen.x[index], self.without_colour(removed.x, taken), removed.mask)
@@ -191,7 +194,7 @@ class Restore:
         """What comes last."""
         return sharpened(resampled(x, self.resample), self.sharpness)
 
-    def take_out(self, seen: Look, networks: SearchNetworks) -> Removal:
+    def take_out(self, seen: Look, networks: SearchNetworks, matched: Bool[Tensor, " b"]) -> Removal:
         """The triggers of flagged images: dense ones are answered by ``dense.py``, located pixels are filled.
 
         A filled image is looked at again, and filled anew with what still stands out. Once located, pixels stay in the
@@ -201,7 +204,9 @@ class Restore:
             nobody, calls = seen.alarms[:, 1], seen.alarms[:, 1].long()
             return Removal(seen.x, seen.answer.local > 0, DenseAnswer(seen.x, nobody, nobody, nobody, calls), calls)
         mask, dense = first_mask(seen, networks, self.largest)
-        answer = answer_dense(seen, dense, networks, gain=self.dense_gain, colour=self.colour_gain > 0)
+        answer = answer_dense(
+            seen, dense, networks, gain=self.dense_gain, colour=self.colour_gain > 0, matched=matched
+        )  # fmt: skip
         x, calls = answer.x, answer.calls
         result, index = x, mask.any(dim=(1, 2, 3)).nonzero()[:, 0]
         for number in range(self.looks):

@@ -23,6 +23,7 @@ from sampdetox_transforms.method.shared.find import (
     views,
 )
 from sampdetox_transforms.method.shared.match import (
+    HALF,
     Filter,
     is_patch,
     make_filter,
@@ -39,6 +40,9 @@ MOST = 5  # triggers that are looked for, one after the other
 # Times that the pattern is estimated anew from all images that match it, and which rate these match at: a few images
 # that do not carry it cost more than a few more that do bring
 AGAIN, SURE = 2, 3e-5
+
+# What a match needs at least: more than this quantile of the others has, up to this share of what members have
+USUAL, BELOW = 0.98, 0.6
 
 
 @dataclass(frozen=True)
@@ -137,12 +141,23 @@ def _refined(images: Tensor, purified: Tensor, left: Tensor, members: Tensor, p_
     shared, known = _estimated(images, purified, members, left & ~members & ~alike)
     for _ in range(AGAIN):
         match = matching(images, shared, known, false_alarm_rate=SURE) & left
-        more, others = members | (match & ~alike), left & ~members & ~match & ~alike
+        more = _without_strays(images, shared, known, members | (match & ~alike))
+        others = left & ~more & ~match & ~alike
         if torch.equal(more, members) or int(others.sum()) < LEAST:
             break
         members, alike = more, same_content(purified)[:, more].any(dim=1)
         shared, known = _estimated(images, purified, members, others & ~alike)
     return Recovered(shared, known, p_value, members)
+
+
+def _without_strays(images: Tensor, shared: Shared, known: Filter, members: Tensor) -> Tensor:
+    """Those that carry half of what members typically carry: the others dilute the pattern, and lower what a match
+    needs, until clean images match."""
+    if is_patch(shared):
+        return members
+    amount, _ = strengths(images, shared, known)
+    stay = members & (amount > HALF * amount[members].median())
+    return stay if int(stay.sum()) >= LEAST else members
 
 
 def _estimated(images: Tensor, purified: Tensor, members: Tensor, others: Tensor) -> tuple[Shared, Filter]:
@@ -174,4 +189,9 @@ def _estimated(images: Tensor, purified: Tensor, members: Tensor, others: Tensor
         if best is None or apart > best[0]:
             best = apart, make_filter(shared, rest, by_own=by_own, typical=float(amounts.median()))
     assert best is not None
-    return shared, best[1]
+    known = best[1]
+    # where clean images hold some of it by chance, as of a smooth pattern, a match needs more than nearly all of them;
+    # no more than members have, as a few of the others may carry it unnoticed
+    most = BELOW * min(1.0, float(strengths(images[members], shared, known)[0].median()))
+    chance = float(strengths(rest, shared, known)[0].quantile(USUAL))
+    return shared, known._replace(least=max(known.least, min(chance, most)))

@@ -66,11 +66,11 @@ def check_shapes(triggers: Triggers, images: Sequence[Any]) -> None:
 
 
 def without_triggers(
-    triggers: Triggers, x0: Float[Tensor, "n c h w"], detox: Any, run: Callable[[Tensor], Purified]
+    triggers: Triggers, x0: Float[Tensor, "n c h w"], detox: Any, run: Callable[[Tensor, Tensor], Purified]
 ) -> Purified:
-    """What ``run`` makes of the images behind the removal, the removal told with it."""
+    """What ``run`` makes of the images behind the removal, and of which they are; the removal told with it."""
     taken = take_out(triggers, x0, fill_by(detox))
-    result = run(taken.x)
+    result = run(taken.x, taken.matched)
     lightened = x0 - taken.x if result.lightened is None else x0 - taken.x + result.lightened
     return replace(result, lightened=lightened, matched=taken.matched, network_calls=result.network_calls + taken.calls)
 

@@ -270,13 +270,13 @@ class SampDetox(NotScripted, v2.Transform):
     def _purify(self, x0: Tensor) -> Purified:
         return without_triggers(self.triggers, x0, self, self._look) if self.triggers else self._look(x0)
 
-    def _look(self, x0: Tensor) -> Purified:
+    def _look(self, x0: Tensor, matched: Tensor | None = None) -> Purified:
         noise = fresh_noise if self.seed is None else SeededNoise(x0, self.seed, PASS.get())
         denoiser = on_schedule(self.denoiser, self.denoiser.schedule, self.schedule)
         if self.restorer is None or self.calibration is None:
             return self.settings.run(x0, denoiser, self.schedule, noise=noise)  # pyright: ignore[reportCallIssue]
         search: dict[str, Any] = {"networks": self.restorer.of(x0), "calibrations": self.calibration}
-        result = self.settings.run(x0, denoiser, self.schedule, noise=noise, **search)
+        result = self.settings.run(x0, denoiser, self.schedule, noise=noise, matched=matched, **search)
         return self.watch.see(x0, result, self.calibration.of(search["networks"]).false_alarm_rate)
 
     def _explain(self, inpt: Any) -> Explanation:

@@ -101,6 +101,16 @@ def test_what_is_faint_is_answered_at_the_lower_level_and_further_than_the_estim
     torch.testing.assert_close(result.image, clean - 0.5 * (x0 - clean))
 
 
+def test_what_a_shared_trigger_leaves_is_answered_at_the_lower_level():
+    clean = scene()
+    x0 = torch.cat([clean + 0.3 * scene(1), clean + 0.3 * scene(1), clean])
+    matched = torch.tensor([True, False, True])
+    result = run(x0, Knows(clean), matched=matched, t1=6, t2=60, t2_light=20, stride=60)
+    assert [float(levels.unique()) for levels in result.timestep_map] == [20, 60, 0]
+    assert result.found.dense.tolist() == [True, True, False]
+    torch.testing.assert_close(result.image, clean.expand_as(x0))
+
+
 def shift_alone(like: torch.Tensor) -> torch.Tensor:
     """Noise for the two coordinates of a shift, and none for diffusion."""
     return torch.full_like(like, float(like.shape[1] == 2))

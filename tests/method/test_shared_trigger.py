@@ -17,9 +17,9 @@ from sampdetox_transforms.method.shared.find import (
     same_content,
     views,
 )
-from sampdetox_transforms.method.shared.match import is_patch, spread, strengths, without
+from sampdetox_transforms.method.shared.match import is_patch, matching, spread, strengths, without
 from sampdetox_transforms.method.shared.spectrum import restored, smoothed, transformed, unit
-from sampdetox_transforms.method.shared_trigger import recover_shared
+from sampdetox_transforms.method.shared_trigger import _refined, recover_shared
 
 
 def natural(n: int, seed: int = 0, side: int = 16, channels: int = 3) -> Tensor:
@@ -77,6 +77,25 @@ class TestFind:
         change = found.shared.pattern - found.shared.opacity * clean.mean(dim=0)
         cosine = torch.cosine_similarity(change.flatten(), pattern.flatten(), dim=0)
         assert cosine > 0.85
+
+    def test_strays_leave_the_group(self):
+        _clean, images, purified, carriers = planted(stripes(), n=120, carriers=12)
+        recovered = recover_shared(images, purified, most=1)[0]
+        with_strays = carriers | (torch.arange(120) >= 115)
+        few = _refined(images, purified, torch.ones(120, dtype=torch.bool), with_strays, 0.01)
+        assert not few.members[115:].any() and few.members[:12].sum() >= 11
+        torch.testing.assert_close(few.shared.pattern, recovered.shared.pattern, atol=0.01, rtol=0)
+
+    def test_a_match_needs_more_than_clean_images_have_by_chance(self):
+        smooth = 0.12 * torch.linspace(-1, 1, 16).expand(3, 16, 16)  # as the images themselves are
+        _clean, images, purified, carriers = planted(smooth, n=200, carriers=14)
+        everybody = torch.ones(200, dtype=torch.bool)
+        known = _refined(images, purified, everybody, carriers, 0.01)
+        fresh = natural(400, seed=5)
+        hits = matching(fresh, known.shared, known.known, false_alarm_rate=0.01)
+        assert hits.float().mean() < 0.03
+        carry = matching((fresh + smooth).clamp(0, 1), known.shared, known.known, false_alarm_rate=0.01)
+        assert carry.float().mean() > 0.9
 
     def test_nothing_is_claimed_of_clean_images(self):
         for seed in range(4):

@@ -77,6 +77,24 @@ def test_what_matches_comes_out_as_the_clean_image_does(tiny, images):
     assert torch.equal(detox(mixed), told.image)
 
 
+def test_what_is_left_in_an_image_that_matched_is_answered_lightly(tiny, images):
+    class Suspects(WhiteIsForeign):
+        def look(self, x):
+            return super().look(x)._replace(dense=torch.full((len(x),), 8.0))
+
+        def estimate(self, x):
+            return x + torch.linspace(-0.3, 0.3, x.shape[-1])  # neither faint nor fine nor a colour
+
+    trigger = added()
+    detox = searching(tiny, trigger=trigger)
+    detox.restorer = Restorers(Suspects())
+    mixed = torch.cat([images[:2], carrying(images[2:], trigger)])
+    told = detox.explain(mixed)
+    assert told.matched.tolist() == [False, False, True, True] and told.found.dense.all()
+    settings = detox.settings
+    assert [float(levels.max()) for levels in told.timestep_map] == 2 * [settings.t2] + 2 * [settings.t2_light]
+
+
 def test_a_patch_is_filled_by_the_search_networks(tiny, images):
     told = searching(tiny, trigger=patch()).explain(carrying(images, patch()))
     assert told.matched.all()

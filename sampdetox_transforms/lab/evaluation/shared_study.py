@@ -100,7 +100,7 @@ def victim_row(victim: Victim, whole: bool, looked: Any, detox: SampDetox, plan:
         purifier(detox),
         triggered=tuple(int(number) for number in plan.options["triggered"]),
         fill=fill_by(detox),
-        again=plan.options["again"],
+        behind=(lambda trigger: purifier(detox.with_trigger(trigger))) if plan.options["again"] else None,
     )
     shares = ("CA", "PA", "ASR", "matched", "clean_matched")
     return {"rows": [{**asdict(row), **{name: rounded(getattr(row, name)) for name in shares}} for row in rows]}

@@ -83,7 +83,7 @@ def measure_shared(
     triggered: Sequence[int] = (10, 40),
     false_alarm_rate: float = 0.01,
     fill: Any = None,
-    again: bool = True,
+    behind: Callable[[SharedTrigger], Callable[[Tensor], Tensor]] | None = None,
 ) -> tuple[list[SharedRow], dict[int, SharedTrigger | None]]:
     """The rows of one victim, and the triggers that were recovered.
 
@@ -95,7 +95,7 @@ def measure_shared(
         purify: the default, images in [0, 1] to images.
         triggered: how many images of the traffic carry the trigger.
         false_alarm_rate, fill: as for ``recover_trigger`` and ``SharedTrigger``.
-        again: measure the default behind the removal, too, which looks at all matched images once more.
+        behind: the default that takes a trigger out first, for what it makes of all matched images; None leaves it out.
     """
     candidates = (traffic.labels != subject.target_label).nonzero()[:, 0][: max(triggered)]
     if len(candidates) < max(triggered):
@@ -133,8 +133,8 @@ def measure_shared(
         if trigger is not None:
             taken = [(x, trigger.remove(x.images), m) for x, m in ((evaluation, clean_hits), (attacked, hits))]
             ways[TAKEN_OUT] = tuple(torch.where(m[:, None, None, None], out, x.purified) for x, out, m in taken)
-            if again:
-                ways[BOTH] = tuple(_purified_where(m, out, x.purified, purify) for x, out, m in taken)
+            if behind is not None:
+                ways[BOTH] = tuple(_purified_where(m, x, behind(trigger)) for x, _, m in taken)
         for defense, (clean, dirty) in ways.items():
             rows.append(
                 SharedRow(
@@ -153,11 +153,11 @@ def measure_shared(
     return rows, recovered
 
 
-def _purified_where(matched: Tensor, taken_out: Tensor, purified: Tensor, purify: Callable[[Tensor], Tensor]) -> Tensor:
-    """What the default makes of the images without their trigger; the others as it left them."""
-    result = purified.clone()
+def _purified_where(matched: Tensor, looked: Looked, purify: Callable[[Tensor], Tensor]) -> Tensor:
+    """What ``purify`` makes of the images that match; the others as the default left them."""
+    result = looked.purified.clone()
     if bool(matched.any()):
-        result[matched] = torch.cat([purify(batch) for batch in taken_out[matched].split(32)])
+        result[matched] = torch.cat([purify(batch) for batch in looked.images[matched].split(32)])
     return result
 
 
