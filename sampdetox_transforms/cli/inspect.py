@@ -7,7 +7,7 @@ import typer
 
 from sampdetox_transforms.cli import flags
 from sampdetox_transforms.cli.purify.files import MAX_PIXELS, Picture, read_picture
-from sampdetox_transforms.cli.purify.rows import has_wave, retouched_in_words
+from sampdetox_transforms.cli.purify.rows import has_matched, has_wave, retouched_in_words
 from sampdetox_transforms.cli.shared import (
     check_at_least,
     check_writable,
@@ -117,7 +117,7 @@ def measure(detox: "SampDetox", pixels: "Tensor", explained: "Explanation") -> d
         rate = float(explained.found.p_value)
         searched = {
             "clean_pictures_as_suspicious": rate,
-            "treated": rate < detox.calibration.false_alarm_rate or has_wave(explained),
+            "treated": rate < detox.calibration.false_alarm_rate or has_wave(explained) or has_matched(explained),
             "filled": explained.found.mask.double().mean().item(),
             "retouched": retouched_in_words(explained),
         }

@@ -140,12 +140,15 @@ def make_detox(*, device: str | None, dtype: str = "auto", seed: int | None = No
 
 def settings_of(detox: "SampDetox") -> dict[str, str]:
     """The weights and the settings in words."""
+    from sampdetox_transforms.method.restore import SMALL
+
     s: Any = detox.settings
     local = "search and fill" if detox.restorer is not None else f"map {getattr(s, 'map', 'ssim')}"
+    large = f" ({s.t1_large} above {SMALL} pixels)" if getattr(s, "t1_large", None) is not None else ""
     walk = f"{s.sampler}, stride {s.stride}" if hasattr(s, "sampler") else "ddpm, stride 1"
     return {
         "weights": f"{detox.denoiser.source}, levels 1 to {detox.denoiser.max_level}",
-        "settings": f"t1={s.t1}, t2={s.t2}, {walk}, {local}, {detox.schedule.name} levels",
+        "settings": f"t1={s.t1}{large}, t2={s.t2}, {walk}, {local}, {detox.schedule.name} levels",
     }
 
 

@@ -26,7 +26,7 @@ class Row:
     Attributes:
         source, result: the file, and that of the result.
         p_value: the share of clean images that look at least as suspicious.
-        treated: whether the rate is below the calibration's, or a wave was taken out.
+        treated: whether the rate is below the calibration's, or a wave or a shared trigger was taken out.
         mask_share: the share of the pixels in the mask.
         box: left, top, right, bottom of the mask in pixels, right and bottom exclusive; None for an empty mask.
         network_calls: how often the picture went through a network.
@@ -113,7 +113,7 @@ def describe_result(
     return replace(
         row,
         p_value=p_value,
-        treated=p_value < rate or has_wave(explained),
+        treated=p_value < rate or has_wave(explained) or has_matched(explained),
         mask_share=mask.double().mean().item(),
         box=bounding_box(mask[0]),
     )
@@ -122,9 +122,11 @@ def describe_result(
 def retouched_in_words(explained: "Explanation") -> str:
     """What was done to one picture without a network; empty for nothing, and for less than a percent of its colour."""
     done = explained.retouched
+    first = ["shared trigger taken out"] if has_matched(explained) else []
     if done is None:
-        return ""
-    parts = [f"{done.colour.item():.0%} of the smooth colour taken out"] if done.colour.item() >= 0.01 else []
+        return ", ".join(first)
+    parts = first
+    parts += [f"{done.colour.item():.0%} of the smooth colour taken out"] if done.colour.item() >= 0.01 else []
     parts += ["wave taken out"] if has_wave(explained) else []
     parts += [f"pixels displaced by {done.jittered.item():g}"] if done.jittered.item() else []
     parts += [f"resampled by {done.resampled.item():g}"] if done.resampled.item() != 1 else []
@@ -135,6 +137,11 @@ def retouched_in_words(explained: "Explanation") -> str:
 def has_wave(explained: "Explanation") -> bool:
     """Whether a wave was taken out of a picture; that needs no suspicion."""
     return explained.retouched is not None and bool(explained.retouched.waves)
+
+
+def has_matched(explained: "Explanation") -> bool:
+    """Whether a shared trigger was recognised in a picture and taken out."""
+    return explained.matched is not None and bool(explained.matched)
 
 
 def bounding_box(mask: "Tensor") -> tuple[int, int, int, int] | None:
@@ -227,11 +234,14 @@ def below(base: Any, path: Any) -> str:
 def share_beyond(explained: "Explanation", t1: float) -> "Tensor":
     """(n,), the share of the pixels of each image that are in the mask, or at a level above ``t1``.
 
-    All of an image that lost a wave, or was answered as one with a trigger all over it: a cast is answered at t1.
+    All of an image that lost a wave or a shared trigger, or was answered as one with a trigger all over it: a cast is
+    answered at t1.
     """
     changed = explained.timestep_map > t1
     if explained.found is not None:
         changed = changed | explained.found.mask | explained.found.dense[..., None, None, None]
     if explained.retouched is not None:
         changed = changed | explained.retouched.waves[..., None, None, None]
+    if explained.matched is not None:
+        changed = changed | explained.matched[..., None, None, None]
     return changed.double().mean(dim=(-3, -2, -1))

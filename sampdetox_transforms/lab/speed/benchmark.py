@@ -77,7 +77,7 @@ def benchmark(
     progress("matrix product")
     matmul_size = MATMUL_SIZE.get(device.type, 1024)
     rate = matmul_rate(device, detox.denoiser.dtype, matmul_size, repeats)
-    flop = count_flop(detox.denoiser, images[:1])
+    flop = count_flop(detox, images[:1])
     started = clock(device)
     with_batch_size(detox, sizes[0])(batch_of(images, sizes[0]))
     first_call = clock(device) - started

@@ -18,7 +18,6 @@ from sampdetox_transforms.lab.speed.table import PARTS, BatchSpeed, DefendedSpee
 from sampdetox_transforms.method.algorithm1 import Algorithm1
 from sampdetox_transforms.method.noise import fresh_noise
 from sampdetox_transforms.method.sampdetox import on_schedule
-from sampdetox_transforms.networks.denoiser import Denoiser
 from sampdetox_transforms.transforms.transform import SampDetox
 
 MATMUL_SIZE = {"cpu": 1024, "cuda": 8192}
@@ -64,12 +63,19 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, size: int, repeats: in
     return 2 * size**3 / median(time_runs(lambda: a @ a, device, repeats))
 
 
+def network_of(detox: SampDetox, images: Float[Tensor, "b c h w"]) -> Callable[[Tensor, Tensor], Tensor]:
+    """The denoiser that images of this size are given to: large ones have one of their own."""
+    own = None if detox.restorer is None else detox.restorer.of(images).denoiser(detox.schedule)
+    return detox.denoiser if own is None else own
+
+
 @torch.no_grad()
-def count_flop(denoiser: Denoiser, image: Float[Tensor, "1 c h w"]) -> int:
-    """FLOPs of an image's way through the network, of convolutions, matrix products and attention."""
-    image = image.float().expand(-1, denoiser.channels, -1, -1) if image.shape[1] == 1 else image.float()
+def count_flop(detox: SampDetox, image: Float[Tensor, "1 c h w"]) -> int:
+    """FLOPs of an image's way through the denoiser, of convolutions, matrix products and attention."""
+    channels, network = detox.denoiser.channels, network_of(detox, image)
+    image = image.float().expand(-1, channels, -1, -1) if image.shape[1] == 1 else image.float()
     with FlopCounterMode(display=False) as counter:
-        denoiser(image[:, : denoiser.channels], torch.zeros(1, device=image.device))
+        network(image[:, :channels], torch.zeros(1, device=image.device))
     return counter.get_total_flops()
 
 
@@ -77,23 +83,23 @@ def measure_batch(
     detox: SampDetox, images: Float[Tensor, "b c h w"], rate: float, flop: int, repeats: int
 ) -> BatchSpeed:
     """Purify one batch of images several times; ``rate`` and ``flop`` as in ``Benchmark``."""
-    size, device, denoiser = len(images), images.device, detox.denoiser
+    size, device, network = len(images), images.device, network_of(detox, images)
     detox = with_batch_size(detox, size)
     explained = []
     peak = peak_memory_mb(lambda: explained.append(detox.explain(images).network_calls), device)
     seconds = time_runs(lambda: detox(images), device, repeats)
-    x = torch.rand(size, denoiser.channels, *images.shape[2:], device=device) * 2 - 1
+    x = torch.rand(size, detox.denoiser.channels, *images.shape[2:], device=device) * 2 - 1
     t = torch.zeros(size, device=device)
     with torch.no_grad():
-        network = median(time_runs(lambda: denoiser(x, t), device, repeats))
+        seconds_of_call = median(time_runs(lambda: network(x, t), device, repeats))
     return BatchSpeed(
         batch_size=size,
         seconds=seconds,
         images_per_second=size / median(seconds),
         calls_per_image=float(explained[0].double().mean()),
-        network_seconds=network,
-        network_flop_per_second=flop * size / network,
-        utilisation=flop * size / network / rate,
+        network_seconds=seconds_of_call,
+        network_flop_per_second=flop * size / seconds_of_call,
+        utilisation=flop * size / seconds_of_call / rate,
         peak_memory_mb=peak,
     )
 

@@ -77,7 +77,7 @@ class Benchmark:
         settings: of the purification and of the runs.
         environment: hardware, versions and commit.
         matmul_size, matmul_flop_per_second: of a product of two square matrices in the network's dtype.
-        flop_per_call: of one image's way through the network, counted; a multiplication and an addition are two.
+        flop_per_call: of one image's way through the denoiser of its size; a multiplication and an addition are two.
         first_call_seconds: of the very first batch, at the first batch size, before any warm-up.
         import_seconds: of torch and torchvision in a new process, and of this package's classes after them.
         batches: by batch size.
@@ -123,7 +123,7 @@ def render(result: Benchmark) -> str:
     d, e, s = result.defended, result.environment, result.settings
     facts = [
         f"Share of the time at batch size {result.parts_batch_size}: {shares}.",
-        f"Cost: {result.flop_per_call / 1e9:.4g} GFLOP a call and image; the matmul rate is "
+        f"Cost: {result.flop_per_call / 1e9:.4g} GFLOP an image and call of the denoiser; the matmul rate is "
         f"{result.matmul_flop_per_second / 1e9:.4g} GFLOP/s ({result.matmul_size} x {result.matmul_size}).",
         f"First call, batch size {result.batches[0].batch_size}: {result.first_call_seconds:.3g} s. Import: torch and "
         f"torchvision {result.import_seconds[0]:.3g} s, this package {result.import_seconds[1]:.3g} s more "

@@ -71,14 +71,22 @@ def test_failures_take_their_place_in_the_order():
 # Beyond the light stage
 
 
-def test_all_of_a_picture_counts_that_lost_a_wave_or_had_a_trigger_all_over_it(tiny):
-    explained = SampDetox(str(tiny), seed=0).explain(torch.rand(3, 3, 4, 5))
+def test_all_of_a_picture_counts_that_lost_a_wave_or_a_shared_trigger_or_had_one_all_over_it(tiny):
+    explained = SampDetox(str(tiny), seed=0).explain(torch.rand(4, 3, 4, 5))
     assert explained.found is not None and explained.retouched is not None
-    nothing, levels = torch.zeros(3, 1, 4, 5, dtype=torch.bool), torch.full((3, 1, 4, 5), 12.0).double()
-    found = replace(explained.found, mask=nothing, dense=torch.tensor([False, True, False]))
-    retouched = replace(explained.retouched, waves=torch.tensor([False, False, True]))
-    explained = replace(explained, found=found, retouched=retouched, timestep_map=levels)
-    assert describing.share_beyond(explained, 12).tolist() == [0, 1, 1]
+    nothing, levels = torch.zeros(4, 1, 4, 5, dtype=torch.bool), torch.full((4, 1, 4, 5), 12.0).double()
+    found = replace(explained.found, mask=nothing, dense=torch.tensor([False, True, False, False]))
+    retouched = replace(explained.retouched, waves=torch.tensor([False, False, True, False]))
+    matched = torch.tensor([False, False, False, True])
+    explained = replace(explained, found=found, retouched=retouched, timestep_map=levels, matched=matched)
+    assert describing.share_beyond(explained, 12).tolist() == [0, 1, 1, 1]
+    rate = 1e-9  # nothing is suspicious enough
+    rows = [
+        describing.describe_result(Path("a"), Path("b"), torch.rand(3, 4, 5), one, rate, pictures=False)
+        for one in (describing.pick(explained, i) for i in range(4))
+    ]
+    assert [row.treated for row in rows] == [False, False, True, True]
+    assert ["shared trigger taken out" in row.retouched for row in rows] == [False, False, False, True]
 
 
 def test_changes_are_a_mask_or_a_level_above_stage_1(tiny):
@@ -113,11 +121,12 @@ def test_the_sentence_names_few():
 def test_what_was_done_without_a_network_is_said_in_words():
     def said(*values) -> str:
         done = Retouched(*(torch.tensor(value) for value in values))
-        return retouched_in_words(SimpleNamespace(retouched=done))  # pyright: ignore[reportArgumentType]
+        return retouched_in_words(SimpleNamespace(retouched=done, matched=None))  # pyright: ignore
 
     assert said(0.004, False, 0.0, 1.0, 0.0) == ""
     assert said(0.254, True, 0.15, 0.6, 3.0) == (
         "25% of the smooth colour taken out, wave taken out, pixels displaced by 0.15, resampled by 0.6, sharpened by 3"
     )
     assert said(0.0, False, 0.0, 1.0, 0.5) == "sharpened by 0.5"
-    assert retouched_in_words(SimpleNamespace(retouched=None)) == ""  # pyright: ignore[reportArgumentType]
+    for matched, words in ((None, ""), (False, ""), (True, "shared trigger taken out")):
+        assert retouched_in_words(SimpleNamespace(retouched=None, matched=matched)) == words  # pyright: ignore

@@ -23,7 +23,8 @@ from sampdetox_transforms.lab.metrics import wilson
 ROOT = Path(__file__).resolve().parents[3]
 RESULTS = ROOT / "docs" / "results"
 N = 100
-FILES = ("victim", "victims", "patch_victim", "work")  # options that name what is not in the repository
+VICTIMS = ("victim", "victims")  # options that name victims' folders
+FILES = ("patch_victim", "work")  # options that name what is not in the repository
 
 # Files from before experiments had names: the experiment that makes the same rows.
 OLDER: dict[str, dict[str, Any]] = {
@@ -92,29 +93,40 @@ def apart(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], int]:
     return wrong, compared
 
 
-def arguments(settings: dict[str, Any]) -> list[str]:
-    """What ``sampdetox evaluate`` is asked for 100 of the images."""
+def arguments(settings: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
+    """What ``sampdetox evaluate`` is asked for 100 of the images, and for no settings that the table has not."""
     name = settings["experiment"]
     flags = ["--experiment", name, "--n", str(min(N, settings["n"])), "--seed", str(settings["seed"]), "--json"]
     if name in STUDIES:
-        given = {**settings.get("options", {})}
+        options = settings.get("options", {})
+        given = {**options, **{key: folders_of(options[key]) for key in VICTIMS if options.get(key)}}
         missing = [option for option in FILES if given.get(option)]
         if missing:
             pytest.skip(f"needs files for {', '.join(missing)}")
+        allowed = STUDIES[name].allowed or ()
+        measured = list(dict.fromkeys(row["setting"] for row in rows if row.get("setting") in allowed))
+        flags += ["--defense", *measured] if measured else []
         shown = {key: ",".join(value) if isinstance(value, list) else value for key, value in given.items()}
         return [*flags, *(["--set", *(f"{key}={value}" for key, value in shown.items())] if shown else [])]
-    folder = os.environ.get("SAMPDETOX_VICTIMS")
-    if not folder:
-        pytest.skip("SAMPDETOX_VICTIMS is not set: it names the folder of victims")
     words = shlex.split(settings["command"])[2:]
-    victims = words[: words.index("--data")]
-    absent = [victim for victim in victims if not (Path(folder) / victim).is_dir()]
-    if absent:
-        pytest.skip(f"SAMPDETOX_VICTIMS has no {', '.join(absent)}")
+    victims = folders_of(words[: words.index("--data")])
     names = re.search(r"--defense ((?:[^-]\S* ?)+)", settings["command"])
     data = Path(os.environ["SAMPDETOX_DATA"]) / settings["data"]
     defenses = ["--defense", *shlex.split(names[1])] if names else []
-    return [*(str(Path(folder) / victim) for victim in victims), "--data", str(data), *flags, *defenses]
+    return [*victims, "--data", str(data), *flags, *defenses]
+
+
+def folders_of(names: str | list[str]) -> Any:
+    """A victim's folder, or those of several, in the one that SAMPDETOX_VICTIMS names."""
+    folder = os.environ.get("SAMPDETOX_VICTIMS")
+    if not folder:
+        pytest.skip("SAMPDETOX_VICTIMS is not set: it names the folder of victims")
+    several = [names] if isinstance(names, str) else names
+    absent = [name for name in several if not (Path(folder) / name).is_dir()]
+    if absent:
+        pytest.skip(f"SAMPDETOX_VICTIMS has no {', '.join(absent)}")
+    found = [str(Path(folder) / name) for name in several]
+    return found[0] if isinstance(names, str) else found
 
 
 @pytest.mark.slow
@@ -126,7 +138,7 @@ def test_a_published_table_is_what_the_package_computes(name, capsys, request):
     earlier = runpy.run_path(str(ROOT / "docs" / "measured.py"))["earlier"](name)
     if earlier:
         pytest.skip(f"measured with earlier {earlier}, as its page says")
-    asked = arguments(old["settings"])
+    asked = arguments(old["settings"], old["rows"])
     capsys.readouterr()
     assert main(["evaluate", *asked, "--quiet"]) == 0
     wrong, compared = apart(old, json.loads(capsys.readouterr().out))

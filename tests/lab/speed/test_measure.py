@@ -6,6 +6,7 @@ import pytest
 import torch
 from clockwork import CPU, pixels, slow
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from sampdetox_transforms import Denoiser, SampDetox, Schedule
 from sampdetox_transforms.lab.speed import measure
@@ -56,9 +57,15 @@ def test_a_batch_is_measured_in_seconds_calls_and_flop(clock):
 def test_flop_are_counted():
     conv = nn.Conv2d(3, 3, 3, padding=1)
     expected = 2 * 3 * 3 * 9 * 8 * 8  # a multiplication and an addition for each weight and place
-    denoiser = Denoiser(lambda x, t: conv(x), Schedule.named("linear"))
-    assert measure.count_flop(denoiser, pixels(1)) == expected
-    assert measure.count_flop(denoiser, pixels(1)[:, :1]) == expected
+    detox = SampDetox(Denoiser(lambda x, t: conv(x), Schedule.named("linear")))
+    assert measure.count_flop(detox, pixels(1)) == expected
+    assert measure.count_flop(detox, pixels(1)[:, :1]) == expected
+    large = torch.rand(1, 3, 64, 64)  # given to the denoiser of large images
+    assert detox.restorer is not None
+    own = detox.restorer.large.denoiser(detox.schedule)
+    with FlopCounterMode(display=False) as counter:
+        own(large, torch.zeros(1))
+    assert measure.count_flop(detox, large) == counter.get_total_flops() > 64 * expected
 
 
 def test_the_matmul_rate(clock, monkeypatch):
