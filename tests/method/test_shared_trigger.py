@@ -169,6 +169,19 @@ class TestEstimate:
         torch.testing.assert_close(shared.pattern, colour * patch)
         assert is_patch(shared)
 
+    def test_a_bright_picture_that_is_added_and_cut_off_is_a_whole_patch(self):
+        clean = natural(60)
+        picture = torch.zeros(3, 16, 16)
+        picture[:, 4:9, 5:10] = 1.0
+        picture[:, 5:8:2, 6:9:2] = 0.4  # below the end in dark images
+        images = clean.clone()
+        images[:16] = (images[:16] + picture).clamp(0, 1)
+        purified = imperfect(clean)  # as if it had been filled
+        found = estimate(images[:16], purified[:16], images[16:], purified[16:])
+        whole = (picture > 0).any(dim=0, keepdim=True)
+        assert torch.equal(found.opacity > 0, whole)
+        assert is_patch(found)
+
     def test_the_share_of_a_blend(self):
         clean = natural(240, side=8)
         spanned = (clean > 0.5).float()  # images that span all of [0, 1], as photographs do

@@ -53,6 +53,7 @@ def estimate(
     pattern = restored(_with_gain(residual, noise, images, others)[None])[0]
     if bool(patch.any()):
         picture = images.median(dim=0).values
+        patch = with_changed_neighbours(patch, residual)
         inside = dilate(patch[None], 1)[0]
         if float((residual * inside).square().sum()) > 0.7 * float(residual.square().sum()):
             return Shared(torch.where(patch, picture, 0), patch.to(images))
@@ -106,6 +107,15 @@ def constant_pixels(images: Tensor, residual: Tensor, others: Tensor) -> Bool[Te
     same = (spread <= (0.1 * others.std(dim=0)).clamp(min=2.5 / 255)).all(dim=0, keepdim=True)
     changed = residual.abs().amax(dim=0, keepdim=True) > 0.02
     return same & changed
+
+
+def with_changed_neighbours(patch: Bool[Tensor, "1 h w"], residual: Float[Tensor, "c h w"]) -> Bool[Tensor, "1 h w"]:
+    """A patch with the pixels beside it that the purifier changed at least half as much on average.
+
+    Where a bright picture is added and cut off, a few of its pixels stay below the end, and vary.
+    """
+    size = residual.abs().amax(dim=0, keepdim=True)
+    return patch | (dilate(patch[None], 2)[0] & (size > size[patch].median() / 2))
 
 
 def _with_gain(residual: Tensor, noise: Tensor, images: Tensor, others: Tensor) -> Float[Tensor, "c h w"]:
