@@ -105,17 +105,16 @@ def _clearest(images: Tensor, purified: Tensor, false_alarm_rate: float, generat
     """The group that stands out most in one of the views, with the p-value of all looks together."""
     same = same_content(purified)
     permutations = enough_permutations(false_alarm_rate, LOOKS)
-    best: tuple[float, Group] | None = None
+    best: Group | None = None
     for view, vectors in views(images - purified).items():
         parts = agreements(vectors, same, generator=generator)
-        group = find_group(parts, permutations=permutations, generator=generator, floor=FLOORS[view])
+        group = find_group(parts, permutations=permutations, generator=generator, floors=FLOORS[view])
         if group is None:
             continue
         p_value = min(1.0, group.p_value * LOOKS)
-        clearness = group.fifth / FLOORS[view]
-        if p_value <= false_alarm_rate and (best is None or clearness > best[0]):
-            best = clearness, group._replace(p_value=p_value)
-    return None if best is None else best[1]
+        if p_value <= false_alarm_rate and (best is None or group.clearness > best.clearness):
+            best = group._replace(p_value=p_value)
+    return best
 
 
 def _moving(

@@ -106,6 +106,26 @@ class TestFind:
         _clean, images, purified, _ = planted(noise_pattern(), carriers=LEAST - 2)
         assert recover_shared(images, purified) == []
 
+    def test_many_that_agree_a_little_are_a_group_where_few_are_none(self):
+        generator = torch.Generator().manual_seed(0)
+
+        def asked(carriers: int, floors: dict[int, float]):
+            vectors = torch.randn(120, 400, generator=torch.Generator().manual_seed(1))
+            vectors[:carriers] += 0.45 * torch.randn(400, generator=torch.Generator().manual_seed(2))
+            parts = agreements(
+                unit(vectors[..., None, None]), torch.zeros(120, 120, dtype=torch.bool), generator=generator
+            )
+            return find_group(parts, permutations=99, generator=generator, floors=floors)
+
+        many, few = asked(30, {5: 1e-9, 15: 1e-9}), asked(8, {5: 1e-9, 15: 1e-9})
+        assert many is not None and few is not None
+        fifth, fifteenth = (float(many.agreement.sort(descending=True).values[k]) for k in (4, 14))
+        assert asked(30, {5: 1.1 * fifth}) is None
+        wide = asked(30, {5: 1.1 * fifth, 15: 0.9 * fifteenth})
+        assert wide is not None and wide.members[:30].sum() >= 25 and wide.p_value == 0.01
+        assert wide.clearness == pytest.approx(1 / 0.9)
+        assert asked(8, {15: 4.0}) is None
+
     def test_two_triggers_one_after_the_other(self):
         clean = natural(90)
         images = clean.clone()
