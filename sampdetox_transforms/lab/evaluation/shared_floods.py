@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from sampdetox_transforms.lab.evaluation.behind import mean
-from sampdetox_transforms.lab.evaluation.shared_trigger import Looked, eight_bits, look
+from sampdetox_transforms.lab.evaluation.shared_trigger import Behind, Looked, Purify, eight_bits, look, purified_where
 from sampdetox_transforms.method.shared_trigger import recover_shared
 from sampdetox_transforms.transforms.shared_recovery import from_recovered
 
@@ -60,31 +60,32 @@ def measure_flood(
     put: Put,
     traffic: Looked,
     evaluation: Looked,
-    purify: Callable[[Tensor], Tensor],
+    purify: Purify,
+    compare: Purify,
+    behind: Behind,
     answer: Callable[[Tensor], Tensor],
     fill: Any,
     carriers: int = 20,
 ) -> dict[str, Any]:
     """What is claimed where ``carriers`` honest images of the traffic carry it, and what that does to honest images.
 
-    "before" is how often the classifier is right on evaluation images that carry it, behind the default alone; "after"
-    the same with what was recovered taken out first, wherever it matches.
+    ``purify``, ``compare`` and ``behind`` are those of ``measure_shared``. "before" is how often the classifier is
+    right on evaluation images that carry it, behind the default alone; "after" the same with what was recovered taken
+    out first, wherever it matches.
     """
     with_it = eight_bits(put(traffic.images[:carriers]))
     images = torch.cat([with_it, traffic.images[carriers:]])
-    purified = torch.cat([look(with_it, traffic.labels, purify).purified, traffic.purified[carriers:]])
+    purified = torch.cat([look(with_it, traffic.labels, compare).purified, traffic.purified[carriers:]])
     found = recover_shared(images, purified, most=1)
     row: dict[str, Any] = {"claimed": bool(found), "area": None, "energy": None, "automatic": None}
     honest = eight_bits(put(evaluation.images))
-    default = look(honest, evaluation.labels, purify).purified
-    right = mean(answer(default) == evaluation.labels)
+    default = look(honest, evaluation.labels, purify)
+    right = mean(answer(default.purified) == evaluation.labels)
     row |= {"carriers matched": 0.0, "others matched": 0.0, "before": right, "after": right}
     if found:
         trigger = from_recovered(found[0], 0.01, fill)
-        clean, matched = trigger.remove_if_matched(honest)
-        again = default.clone()
-        if bool(matched.any()):
-            again[matched] = look(clean[matched], evaluation.labels, purify).purified
+        matched = trigger.matches(honest)
+        again = purified_where(matched, default, behind(trigger))
         row |= {"area": trigger.area, "energy": trigger.energy, "automatic": trigger.is_small}
         row |= {"carriers matched": mean(matched), "others matched": mean(trigger.matches(evaluation.images))}
         row["after"] = mean(answer(again) == evaluation.labels)

@@ -17,7 +17,7 @@ import torch
 
 from sampdetox_transforms.lab.evaluation.behind import rounded
 from sampdetox_transforms.lab.evaluation.relabel import images_for_testing, in_percent, shares, trained
-from sampdetox_transforms.lab.evaluation.shared_study import purifier
+from sampdetox_transforms.lab.evaluation.shared_study import comparer
 from sampdetox_transforms.lab.evaluation.shared_trigger import correlation, look
 from sampdetox_transforms.lab.evaluation.study import Cell, Document, Plan, Study, markdown
 from sampdetox_transforms.lab.evaluation.training_sets import digest, drawn_from, poisoned_set, stored_config, weights
@@ -64,7 +64,7 @@ def measure(folder: Path, config: VictimConfig, detox: SampDetox, plan: Plan) ->
     images, labels, poisoned = (images[chosen] * 255).round().to(torch.uint8), labels[chosen], poisoned[chosen]
 
     sample = drawn_from(len(images), options["sample"], plan.seed + 1)
-    seen = look(images[sample].float() / 255, labels[sample], purifier(detox))
+    seen = look(images[sample].float() / 255, labels[sample], comparer(detox))
     found = recover_shared(seen.images, seen.purified, most=1)
     row: dict[str, Any] = {"training images": len(images), "poisoned": int(poisoned.sum()), "looked at": len(sample)}
     row |= {"poisoned looked at": int(poisoned[sample].sum()), "found": bool(found), "correlation": None}

@@ -5,10 +5,11 @@ trigger taken out of what matches, and with both. Further rows say how often a t
 ("draws"), and what an attacker does who floods the traffic with something natural ("floods"): whether that is claimed,
 whether it lies within the limits of automatic use, and what a classifier says of honest images that lost it.
 
-Public victims see GTSRB cropped to the sign; victims of folders see whole images.
+Public victims see GTSRB cropped to the sign; victims of folders see whole images; a backdoored classifier of
+photographs ("photographs", its folder) sees ImageNet's at 224 pixels.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
@@ -20,27 +21,41 @@ from torch import Tensor
 from sampdetox_transforms._common import check_choice
 from sampdetox_transforms.lab.data import data_path, drawn
 from sampdetox_transforms.lab.evaluation.behind import answers, rounded
+from sampdetox_transforms.lab.evaluation.kinds import load_kind
 from sampdetox_transforms.lab.evaluation.restore import TEST, TITLES, images_for_testing
 from sampdetox_transforms.lab.evaluation.shared_floods import FLOODS, measure_flood
-from sampdetox_transforms.lab.evaluation.shared_trigger import Looked, Subject, claims_on_clean, look, measure_shared
+from sampdetox_transforms.lab.evaluation.shared_trigger import (
+    Behind,
+    Looked,
+    Purify,
+    Subject,
+    claims_on_clean,
+    look,
+    measure_shared,
+)
 from sampdetox_transforms.lab.evaluation.study import Cell, Document, Plan, Study, markdown
 from sampdetox_transforms.lab.metrics import wilson
+from sampdetox_transforms.lab.victims.photograph import load_photograph_victims
 from sampdetox_transforms.lab.victims.poisoned import image_folder
 from sampdetox_transforms.lab.victims.public import load_public_victims
 from sampdetox_transforms.lab.victims.victim import Victim, load_victim, materialise
-from sampdetox_transforms.transforms.shared_images import fill_by
+from sampdetox_transforms.transforms.shared_images import fill_by, for_comparison
 from sampdetox_transforms.transforms.transform import SampDetox
 
 OPTIONS = {
     "images": "gtsrb",
     "public": True,
     "victims": (),
+    "photographs": None,
     "traffic": 200,
     "triggered": (10, 40),
     "again": True,
     "draws": 0,
     "floods": (),
 }
+
+
+CROPPED, WHOLE, LARGE = "cropped", "whole", "photographs"
 
 
 def cells(plan: Plan) -> Iterable[Cell]:
@@ -53,31 +68,44 @@ def cells(plan: Plan) -> Iterable[Cell]:
     looked = cache(partial(looked_at, plan, detox))
     public = load_public_victims(options["images"], data=plan.data)
     folders = [load_victim(Path(folder)) for folder in options["victims"]]
-    for victim, whole in [(v, False) for v in public if options["public"]] + [(v, True) for v in folders]:
-        yield Cell({"victim": victim.name}, partial(victim_row, victim, whole, looked, detox, plan))
+    subjects = [(v, CROPPED) for v in public if options["public"]] + [(v, WHOLE) for v in folders]
+    if options["photographs"] is not None:
+        subjects += [(v, LARGE) for v in load_photograph_victims(options["photographs"], data=plan.data)]
+    for victim, view in subjects:
+        yield Cell({"victim": victim.name}, partial(victim_row, victim, view, looked, detox, plan))
     if options["draws"]:
-        yield Cell({"clean draws": options["draws"]}, partial(clean_row, looked, plan))
+        yield Cell({"clean draws": options["draws"]}, partial(clean_row, detox, plan))
     for name in options["floods"]:
         yield Cell({"flood": name}, lambda name=name: flood_row(name, public[0], looked, detox, plan))
 
 
-def looked_at(plan: Plan, detox: SampDetox, whole: bool) -> tuple[Looked, Looked]:
-    """Traffic and evaluation images, none in both, and what the default makes of them."""
+def looked_at(plan: Plan, detox: SampDetox, view: str) -> tuple[Looked, Looked]:
+    """Traffic as it is compared and evaluation images as they are purified, none in both."""
+    images, labels = images_of(plan, view)
+    first = plan.options["traffic"]
+    traffic = look(images[:first], labels[:first], comparer(detox))
+    return traffic, look(images[first:], labels[first:], purifier(detox))
+
+
+def images_of(plan: Plan, view: str) -> tuple[Tensor, Tensor]:
+    """Traffic and then evaluation images of a view, and their labels."""
     total, name = plan.options["traffic"] + plan.n, plan.options["images"]
-    if whole:
+    if view == LARGE:
+        found = load_kind("imagenet", total, plan.seed, data=plan.data)
+        return found.images, found.labels
+    if view == WHOLE:
         dataset = image_folder(data_path(TEST[name], plan.data), 32)
         chosen = drawn(len(dataset), total, plan.seed)
-        images, labels = materialise(torch.utils.data.Subset(dataset, chosen.tolist()))
-    else:
-        images, labels = images_for_testing(name, total, plan.seed, plan.data)
-    said = look(images, labels, purifier(detox))
-    first = plan.options["traffic"]
-    parts = ([value[:first], value[first:]] for value in (said.images, said.labels, said.purified))
-    before, after = zip(*parts, strict=True)
-    return Looked(*before), Looked(*after)
+        return materialise(torch.utils.data.Subset(dataset, chosen.tolist()))
+    return images_for_testing(name, total, plan.seed, plan.data)
 
 
-def purifier(detox: SampDetox) -> Callable[[Tensor], Tensor]:
+def comparer(detox: SampDetox) -> Purify:
+    """Images to what they are compared with where one looks for what they share, as ``recover_trigger`` does."""
+    return purifier(for_comparison(detox))
+
+
+def purifier(detox: SampDetox) -> Purify:
     """Images to what the default makes of them, without gradients."""
 
     def purify(images: Tensor) -> Tensor:
@@ -87,33 +115,37 @@ def purifier(detox: SampDetox) -> Callable[[Tensor], Tensor]:
     return purify
 
 
-def victim_row(victim: Victim, whole: bool, looked: Any, detox: SampDetox, plan: Plan) -> dict[str, Any]:
+def victim_row(victim: Victim, view: str, looked: Any, detox: SampDetox, plan: Plan) -> dict[str, Any]:
     """One victim: a list with one entry for each number of triggered images and way to purify."""
     if victim.attack is None or victim.target_label is None:
         raise ValueError(f"a victim must have one target class, got {victim.name!r} without. Leave it out.")
     subject = Subject(victim.name, victim.model, victim.attack, victim.target_label)
-    traffic, evaluation = looked(whole)
+    traffic, evaluation = looked(view)
     rows, _ = measure_shared(
         subject,
         traffic,
         evaluation,
         purifier(detox),
+        comparer(detox),
         triggered=tuple(int(number) for number in plan.options["triggered"]),
         fill=fill_by(detox),
-        behind=(lambda trigger: purifier(detox.with_trigger(trigger))) if plan.options["again"] else None,
+        behind=behind(detox) if plan.options["again"] else None,
     )
     shares = ("CA", "PA", "ASR", "matched", "clean_matched")
     return {"rows": [{**asdict(row), **{name: rounded(getattr(row, name)) for name in shares}} for row in rows]}
 
 
-def clean_row(looked: Any, plan: Plan) -> dict[str, Any]:
+def behind(detox: SampDetox) -> Behind:
+    """A recovered trigger to the default that takes it out first."""
+    return lambda trigger: purifier(detox.with_trigger(trigger))
+
+
+def clean_row(detox: SampDetox, plan: Plan) -> dict[str, Any]:
     """How often a trigger is claimed among clean images of both views."""
     pools = {}
-    for view, whole in (("cropped", False), ("whole", True)) if plan.options["images"] == "gtsrb" else (("", False),):
-        parts = looked(whole)
-        pools[f"{plan.options['images']} {view}".strip()] = tuple(
-            torch.cat([getattr(part, name) for part in parts]) for name in ("images", "purified")
-        )
+    for view in (CROPPED, WHOLE) if plan.options["images"] == "gtsrb" else (CROPPED,):
+        seen = look(*images_of(plan, view), comparer(detox))
+        pools[f"{plan.options['images']}, {view}"] = seen.images, seen.purified
     draws = plan.options["draws"]
     found = claims_on_clean(pools, draws=draws, n=plan.options["traffic"], seed=plan.seed)
     return {"claims": {name: rounded(wilson(*count)) for name, count in found.items()}}
@@ -121,9 +153,9 @@ def clean_row(looked: Any, plan: Plan) -> dict[str, Any]:
 
 def flood_row(name: str, victim: Victim, looked: Any, detox: SampDetox, plan: Plan) -> dict[str, Any]:
     """What is taken out of honest images where twenty images carry something natural."""
-    traffic, evaluation = looked(False)
-    ask = partial(answers, victim.model)
-    return measure_flood(FLOODS[name], traffic, evaluation, purifier(detox), ask, fill_by(detox))
+    traffic, evaluation = looked(CROPPED)
+    ask, ways = partial(answers, victim.model), (purifier(detox), comparer(detox), behind(detox))
+    return measure_flood(FLOODS[name], traffic, evaluation, *ways, ask, fill_by(detox))
 
 
 def render(document: Document) -> str:

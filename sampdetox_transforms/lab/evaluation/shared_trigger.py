@@ -17,11 +17,16 @@ from torch import Tensor
 from sampdetox_transforms._common import write_atomically
 from sampdetox_transforms.lab.environment import describe, in_words
 from sampdetox_transforms.lab.metrics import Share, wilson
+from sampdetox_transforms.lab.victims.classifiers import predict
 from sampdetox_transforms.method.shared_trigger import recover_shared
 from sampdetox_transforms.transforms.shared_recovery import from_recovered
 from sampdetox_transforms.transforms.shared_trigger import SharedTrigger
 
 DEFAULT, TAKEN_OUT, BOTH = "default alone", "trigger taken out", "taken out, then default"
+
+
+Purify = Callable[[Float[Tensor, "n c h w"]], Float[Tensor, "n c h w"]]
+Behind = Callable[[SharedTrigger], Purify]
 
 
 @dataclass(frozen=True)
@@ -62,14 +67,14 @@ class SharedRow:
 
 @dataclass(frozen=True)
 class Looked:
-    """Images, their labels, and what the default makes of them."""
+    """Images, their labels, and what is made of them."""
 
     images: Float[Tensor, "n c h w"]
     labels: Int[Tensor, " n"]
     purified: Float[Tensor, "n c h w"]
 
 
-def look(images: Tensor, labels: Tensor, purify: Callable[[Tensor], Tensor], at_once: int = 32) -> Looked:
+def look(images: Tensor, labels: Tensor, purify: Purify, at_once: int = 32) -> Looked:
     """Purify images once; measurements of several victims share the clean ones."""
     return Looked(images, labels, torch.cat([purify(batch) for batch in images.split(at_once)]))
 
@@ -78,12 +83,13 @@ def measure_shared(
     subject: Subject,
     traffic: Looked,
     evaluation: Looked,
-    purify: Callable[[Tensor], Tensor],
+    purify: Purify,
+    compare: Purify,
     *,
     triggered: Sequence[int] = (10, 40),
     false_alarm_rate: float = 0.01,
     fill: Any = None,
-    behind: Callable[[SharedTrigger], Callable[[Tensor], Tensor]] | None = None,
+    behind: Behind | None = None,
 ) -> tuple[list[SharedRow], dict[int, SharedTrigger | None]]:
     """The rows of one victim, and the triggers that were recovered.
 
@@ -91,8 +97,10 @@ def measure_shared(
 
     Args:
         subject: the victim.
-        traffic, evaluation: clean images of one size, none in both.
+        traffic: clean images, and what ``compare`` makes of them.
+        evaluation: others of the same size, and what ``purify`` makes of them.
         purify: the default, images in [0, 1] to images.
+        compare: the same as it is for the search for what images share.
         triggered: how many images of the traffic carry the trigger.
         false_alarm_rate, fill: as for ``recover_trigger`` and ``SharedTrigger``.
         behind: the default that takes a trigger out first, for what it makes of all matched images; None leaves it out.
@@ -103,14 +111,14 @@ def measure_shared(
             f"traffic must have {max(triggered)} images of other classes than the target, got {len(candidates)}. "
             "Give more images."
         )
-    with_trigger = look(eight_bits(subject.trigger(traffic.images[candidates])), traffic.labels[candidates], purify)
+    with_trigger = look(eight_bits(subject.trigger(traffic.images[candidates])), traffic.labels[candidates], compare)
     others = evaluation.labels != subject.target_label
     true = evaluation.labels[others]
     attacked = look(eight_bits(subject.trigger(evaluation.images[others])), true, purify)
 
     def score(clean: Tensor, dirty: Tensor) -> dict[str, Share]:
         with torch.no_grad():
-            answers, dirty_answers = subject.model(clean).argmax(dim=1), subject.model(dirty).argmax(dim=1)
+            answers, dirty_answers = (predict(subject.model, x, 64).argmax(dim=1) for x in (clean, dirty))
         return {
             "CA": share(answers == evaluation.labels),
             "PA": share(dirty_answers == true),
@@ -134,7 +142,7 @@ def measure_shared(
             taken = [(x, trigger.remove(x.images), m) for x, m in ((evaluation, clean_hits), (attacked, hits))]
             ways[TAKEN_OUT] = tuple(torch.where(m[:, None, None, None], out, x.purified) for x, out, m in taken)
             if behind is not None:
-                ways[BOTH] = tuple(_purified_where(m, x, behind(trigger)) for x, _, m in taken)
+                ways[BOTH] = tuple(purified_where(m, x, behind(trigger)) for x, _, m in taken)
         for defense, (clean, dirty) in ways.items():
             rows.append(
                 SharedRow(
@@ -153,7 +161,7 @@ def measure_shared(
     return rows, recovered
 
 
-def _purified_where(matched: Tensor, looked: Looked, purify: Callable[[Tensor], Tensor]) -> Tensor:
+def purified_where(matched: Tensor, looked: Looked, purify: Purify) -> Tensor:
     """What ``purify`` makes of the images that match; the others as the default left them."""
     result = looked.purified.clone()
     if bool(matched.any()):
@@ -172,7 +180,7 @@ def claims_on_clean(
     """How often a trigger is claimed where there is none: for each kind [claims, draws], the draws shared evenly.
 
     Args:
-        pools: for each kind clean images and what the default makes of them, n of them or more.
+        pools: for each kind clean images and what ``compare`` of ``measure_shared`` makes of them, n or more.
         draws: in all; each takes n images of one kind.
     """
     generator = torch.Generator().manual_seed(seed)

@@ -3,11 +3,13 @@
 import pytest
 import torch
 
+from sampdetox_transforms import SampDetox
 from sampdetox_transforms.lab.evaluation.run import run_experiment
 from sampdetox_transforms.lab.evaluation.shared_floods import FLOODS, measure_flood
-from sampdetox_transforms.lab.evaluation.shared_study import render
+from sampdetox_transforms.lab.evaluation.shared_study import comparer, purifier, render
 from sampdetox_transforms.lab.evaluation.shared_trigger import look
 from sampdetox_transforms.method.shared.spectrum import restored, smoothed
+from sampdetox_transforms.transforms.shared_images import purified_by
 
 
 def natural(n, seed):
@@ -46,12 +48,34 @@ def test_each_flood_leaves_most_of_an_image_and_does_not_change_its_input(name, 
 
 def test_what_a_flood_does_is_measured():
     traffic, evaluation = (look(x, bright(x), purify) for x in (natural(70, 0), natural(40, 1)))
-    row = measure_flood(square, traffic, evaluation, purify, bright, None)
+
+    def behind(trigger):
+        return lambda x: purify(trigger.remove_if_matched(x)[0])
+
+    row = measure_flood(square, traffic, evaluation, purify, purify, behind, bright, None)
     assert row["claimed"] and row["automatic"] and row["area"] == pytest.approx(9 / 256)
     assert row["carriers matched"] == 1 and row["others matched"] == 0
     assert row["before"] >= 0.8 and row["after"] >= 0.8
-    none = measure_flood(lambda x: x, traffic, evaluation, purify, bright, None)
+    none = measure_flood(lambda x: x, traffic, evaluation, purify, purify, behind, bright, None)
     assert not none["claimed"] and none["area"] is None and none["before"] == none["after"]
+
+
+def test_a_flood_is_sought_in_what_is_compared():
+    traffic, evaluation = (look(x, bright(x), purify) for x in (natural(70, 0), natural(40, 1)))
+    nothing = measure_flood(square, traffic, evaluation, purify, lambda x: x, lambda t: purify, bright, None)
+    assert not nothing["claimed"], "the traffic was compared with what the default makes of it"
+
+
+def test_images_are_compared_as_for_recovering_a_trigger(tiny, signs_like):
+    detox = SampDetox(str(tiny), seed=0)
+    compared = comparer(detox)(signs_like)
+    assert torch.equal(compared, purified_by(detox, signs_like)[0])
+    assert not torch.equal(compared, purifier(detox)(signs_like))
+
+
+@pytest.fixture
+def signs_like():
+    return torch.rand(6, 3, 24, 24, generator=torch.Generator().manual_seed(4))
 
 
 def test_tables():

@@ -48,7 +48,7 @@ def rows():
     def behind(trigger):
         return lambda images: purify(trigger.remove_if_matched(images)[0])
 
-    return measure_shared(subject, traffic, evaluation, purify, triggered=(20,), behind=behind)
+    return measure_shared(subject, traffic, evaluation, purify, purify, triggered=(20,), behind=behind)
 
 
 def test_taking_it_out_ends_the_attack(rows):
