@@ -62,8 +62,14 @@ def test_what_a_flood_does_is_measured():
 
 def test_a_flood_is_sought_in_what_is_compared():
     traffic, evaluation = (look(x, bright(x), purify) for x in (natural(70, 0), natural(40, 1)))
-    nothing = measure_flood(square, traffic, evaluation, purify, lambda x: x, lambda t: purify, bright, None)
-    assert not nothing["claimed"], "the traffic was compared with what the default makes of it"
+    compared = []
+
+    def compare(images):
+        compared.append(len(images))
+        return purify(images)
+
+    assert measure_flood(square, traffic, evaluation, purify, compare, lambda t: purify, bright, None)["claimed"]
+    assert compared == [20], "only the carriers of the traffic are compared; the others were before"
 
 
 def test_images_are_compared_as_for_recovering_a_trigger(tiny, signs_like):
