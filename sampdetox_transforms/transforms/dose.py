@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sampdetox_transforms.method.restore import Restore
+from sampdetox_transforms.method.restore import SMALL, Restore
 from sampdetox_transforms.transforms.fit import Dose
 from sampdetox_transforms.transforms.transform import SampDetox
 
@@ -24,6 +24,21 @@ def with_dose(detox: SampDetox, dose: Dose, *, fitting: bool = False) -> SampDet
     if fitting:
         other.normalisation, other.seed = None, detox.seed or 0
     return other
+
+
+def dose_of(detox: SampDetox, images: Tensor) -> Dose:
+    """The dose that images of this size get from the settings as they are."""
+    settings, calibration = detox.settings, detox.calibration
+    assert isinstance(settings, Restore) and calibration is not None and detox.restorer is not None
+    small = min(images.shape[-2:]) <= SMALL or settings.t1_large is None
+    return Dose(
+        false_alarm_rate=calibration.of(detox.restorer.of(images)).false_alarm_rate,
+        t1=settings.t1 if small else settings.t1_large,
+        colour_gain=settings.colour_gain,
+        colour=settings.colour,
+        jitter=settings.jitter,
+        detail=(settings.resample, settings.sharpness),
+    )
 
 
 def candidates_for(detox: SampDetox, candidates: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:

@@ -104,11 +104,12 @@ class Fit:
 
     def steps(self) -> str:
         """A line for each dose that was tried: what it raised, what the classifier kept, and whether it stayed."""
-        lines, before = [], self.trials[0].dose if self.trials else self.dose
+        lines: list[str] = []
+        before: Dose | None = None  # until a first dose is within the budget, all of each is said
         for trial in self.trials:
-            raised = [f"{k} {v}" for k, v in asdict(trial.dose).items() if v != getattr(before, k)]
-            stayed = "stays" if trial.within_budget else "taken back" if lines else "too much already"
-            lines.append(f"{', '.join(raised) or 'the weakest dose'}: keeps {trial.kept:.1%}, {stayed}")
+            parts = [f"{k} {v}" for k, v in asdict(trial.dose).items() if before is None or v != getattr(before, k)]
+            stayed = "stays" if trial.within_budget else "too much" if before is None else "taken back"
+            lines.append(f"{', '.join(parts)}: keeps {trial.kept:.1%}, {stayed}")
             before = trial.dose if trial.within_budget else before
         return "\n".join(lines)
 
@@ -119,12 +120,14 @@ def fit_to_classifier(
     images: Images,
     *,
     budget: float = 0.01,
+    start: Dose | None = None,
     candidates: Mapping[str, tuple[Any, ...]] = CANDIDATES,
     batch_size: int = 64,
 ) -> Fit:
     """The strongest dose under which a classifier keeps ``1 - budget`` of its own answers on clean images.
 
-    From the weakest dose on, each part in turn is raised to its next value. What breaks the budget is taken back, and
+    Where ``start`` breaks the budget its parts are brought to their weakest values one after the other, until it is
+    kept. From there on each part in turn is raised to its next value. What breaks the budget is taken back, and
     that part stays where it is from then on; only of the detail the further values are tried as well. The order of the
     parts and the values alone decide, nothing is drawn at random: with a ``purify`` that gives the same images each
     time the result is the same.
@@ -135,7 +138,9 @@ def fit_to_classifier(
             here, so that the images of one dose serve all details.
         images: clean images in [0, 1], a few hundred, without labels.
         budget: share of the answers that may change, in [0, 1).
-        candidates: ascending values of some or all parts of ``Dose``; the first ones are the weakest dose.
+        start: what is tried first, such as the default's dose; None for the weakest.
+        candidates: ascending values of some or all parts of ``Dose``; the first ones are the weakest dose. Parts
+            without any stay as in ``start``.
 
     Raises:
         ValueError: fewer than 100 images, a budget out of range, candidates that are no parts of ``Dose`` or empty.
@@ -151,8 +156,13 @@ def fit_to_classifier(
         trials.append(Trial(dose, same / len(own), len(own) - same <= budget * len(own) + 1e-9))
         return trials[-1]
 
-    best = attempt(Dose(**{name: values[0] for name, values in candidates.items()}))
-    fits, rising = best.within_budget, {name: list(values[1:]) for name, values in candidates.items()}
+    for dose in starts(start, candidates):
+        best = attempt(dose)
+        purified.keep(dose)
+        if best.within_budget:
+            break
+    fits = best.within_budget
+    rising = {name: list(values[values.index(getattr(best.dose, name)) + 1 :]) for name, values in candidates.items()}
     while fits and any(rising.values()):
         for name, left in rising.items():
             if not left:
@@ -164,6 +174,23 @@ def fit_to_classifier(
                 left.clear()
             purified.keep(best.dose)
     return Fit(best.dose, best.kept, budget, len(own), fits, tuple(trials))
+
+
+def starts(start: Dose | None, candidates: Mapping[str, tuple[Any, ...]]) -> list[Dose]:
+    """Doses to begin with, from ``start`` down to the weakest: one part more at its weakest value each time.
+
+    Parts of ``start`` are brought to the largest candidate that is not above them; those without candidates stay.
+    """
+    if start is None:
+        return [Dose(**{name: values[0] for name, values in candidates.items()})]
+    reached = {}
+    for name, values in candidates.items():
+        below = [value for value in values if value <= getattr(start, name)] if name != "detail" else []
+        reached[name] = below[-1] if below else values[0]
+    found = [replace(start, **reached)]
+    for name, values in candidates.items():
+        found.append(replace(found[-1], **{name: values[0]}))
+    return list(dict.fromkeys(found))
 
 
 class _Memory:

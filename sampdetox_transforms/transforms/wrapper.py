@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sampdetox_transforms.transforms.checks import as_whole, check_not_traced
-from sampdetox_transforms.transforms.dose import candidates_for, in_units, in_wanted_units, with_dose
+from sampdetox_transforms.transforms.dose import candidates_for, dose_of, in_units, in_wanted_units, with_dose
 from sampdetox_transforms.transforms.explanation import telling
 from sampdetox_transforms.transforms.fit import CANDIDATES, Dose, Fit, fit_to_classifier
 from sampdetox_transforms.transforms.images import check_normalisation
@@ -116,6 +116,8 @@ class DetoxWrapper(nn.Module):
     ) -> Fit:
         """Choose the strongest purification under which the classifier keeps ``1 - budget`` of its own answers.
 
+        The settings of ``detox`` are tried first: where they are within the budget, a fit is no weaker.
+
         Asks for hard labels only, needs no label and no triggered image, and draws nothing at random: the same images
         give the same choice. A ``SampDetox`` that was handed over stays as it is; the wrapper gets one of its own,
         which shares the networks.
@@ -142,6 +144,7 @@ class DetoxWrapper(nn.Module):
             lambda unit, dose: with_dose(detox, dose, fitting=True)(unit),
             in_units(images, detox),
             budget=budget,
+            start=dose_of(detox, images),
             candidates=candidates_for(detox, candidates),
             batch_size=detox.batch_size,
         )

@@ -59,6 +59,39 @@ def test_a_part_is_raised_as_far_as_the_classifier_stands_it(limits, expected):
     assert result.dose == replace(strongest(), **expected)
 
 
+DEFAULT = Dose(false_alarm_rate=0.05, t1=12, colour_gain=3, jitter=0.12)
+
+
+def test_a_start_within_the_budget_is_raised_and_never_lowered():
+    result = fit_to_classifier(stands(t1=12, colour=0.25), Purify(), zero(), start=DEFAULT)
+    assert result.trials[0].dose == DEFAULT and result.trials[0].within_budget
+    assert result.dose == replace(strongest(), t1=12.0, colour=0.25)
+    assert len(result.trials) < 1 + sum(len(values) - 1 for values in CANDIDATES.values())
+
+
+@pytest.mark.parametrize(
+    ("limits", "lowered"),
+    [({"rate": 0.02}, {"false_alarm_rate": 0.01}), ({"t1": 6}, {"false_alarm_rate": 0.01, "t1": 0.0})],
+)
+def test_a_start_that_costs_too_much_is_lowered_part_by_part(limits, lowered):
+    result = fit_to_classifier(stands(**limits), Purify(), zero(), start=DEFAULT)
+    begun = next(trial.dose for trial in result.trials if trial.within_budget)
+    assert begun == replace(DEFAULT, **lowered) and result.dose.jitter == 0.12 and result.fits
+    assert result.steps().split("\n")[0].endswith("keeps 0.0%, too much")
+
+
+def test_where_no_start_fits_the_weakest_dose_is_chosen():
+    result = fit_to_classifier(stands(rate=0.001), Purify(), zero(), start=DEFAULT)
+    assert result.dose == Dose() and not result.fits and len({trial.dose for trial in result.trials}) == 5
+
+
+def test_a_start_is_brought_to_candidates_and_keeps_what_has_none():
+    few = {"t1": (0.0, 10.0, 30.0), "detail": ((1.0, 0.0), (0.5, 1.0))}
+    result = fit_to_classifier(stands(t1=20), Purify(), zero(), start=DEFAULT, candidates=few)
+    assert result.trials[0].dose == replace(DEFAULT, t1=10.0)
+    assert result.dose == replace(DEFAULT, t1=10.0, detail=(0.5, 1.0))
+
+
 def test_detail_is_judged_on_the_images_after_it():
     board = torch.ones(100, 3, 32, 32)
     board[..., ::2, ::2], board[..., 1::2, 1::2] = 0.3, 0.3

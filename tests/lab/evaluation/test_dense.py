@@ -70,7 +70,11 @@ def test_rows_say_what_was_fitted_to_whom(monkeypatch, tmp_path, tiny, images):
     assert none["CA"]["value"] == 1 and none["ASR"]["value"] == 1 and none["network calls"] == [0, 0]
     assert before["networks"] != default["networks"]
     about = fitted["fitted"]
-    assert about["images"] == 30 and about["fits"] in (True, False) and about["steps"][0].startswith("the weakest dose")
+    assert (
+        about["images"] == 30
+        and about["fits"] in (True, False)
+        and about["steps"][0].startswith("false_alarm_rate 0.05, t1 12.0")
+    )
     assert about["kept"] >= 0.99 or not about["fits"]
     assert "What was fitted" in text and "| red |" in text and "**restore, fitted**" in text
     assert run()[1] == rows  # nothing is measured again
