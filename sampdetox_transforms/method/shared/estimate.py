@@ -53,10 +53,11 @@ def estimate(
     pattern = restored(_with_gain(residual, noise, images, others)[None])[0]
     if bool(patch.any()):
         picture = images.median(dim=0).values
-        patch = with_changed_neighbours(patch, residual)
-        inside = dilate(patch[None], 1)[0]
-        if float((residual * inside).square().sum()) > 0.7 * float(residual.square().sum()):
-            return Shared(torch.where(patch, picture, 0), patch.to(images))
+        whole = with_changed_neighbours(patch, residual)
+        for covered, share in ((whole, 0.9), (patch, 0.7)):
+            inside = dilate(covered[None], 1)[0]
+            if float((residual * inside).square().sum()) > share * float(residual.square().sum()):
+                return Shared(torch.where(covered, picture, 0), covered.to(images))
         alpha = patch.to(images)
         return Shared(torch.where(patch, picture, pattern), alpha)
     alpha = blend(images, others)
@@ -112,7 +113,8 @@ def constant_pixels(images: Tensor, residual: Tensor, others: Tensor) -> Bool[Te
 def with_changed_neighbours(patch: Bool[Tensor, "1 h w"], residual: Float[Tensor, "c h w"]) -> Bool[Tensor, "1 h w"]:
     """A patch with the pixels beside it that the purifier changed at least half as much on average.
 
-    Where a bright picture is added and cut off, a few of its pixels stay below the end, and vary.
+    Where a bright picture is added and cut off, a few of its pixels stay below the end, and vary. They are part of a
+    patch where hardly anything was changed elsewhere; else they say more as a pattern.
     """
     size = residual.abs().amax(dim=0, keepdim=True)
     return patch | (dilate(patch[None], 2)[0] & (size > size[patch].median() / 2))
