@@ -25,7 +25,7 @@ DENOISER = (f"{FOLDER}/bundled/diffusion_pytorch_model.safetensors",)
 SMALL = (*DENOISER, f"{FOLDER}/restorer/restorer.safetensors")
 LARGE = (f"{FOLDER}/restorer/photographs.safetensors",)
 DEFAULT, FIELD = "sampdetox_transforms/method/restore.py", "^    [a-z0-9_]+: [a-z0-9 |]+ = "
-OF_DENOISER = {"ablation", "bundled", "bundled-ddpm", "bundled-train", "levels", "samplers", "strides"}
+OF_DENOISER = {"ablation", "bundled", "bundled-ddpm", "bundled-train", "levels", "levels-t1", "samplers", "strides"}
 WEIGHTS = {f"gtsrb-{name}": DENOISER for name in OF_DENOISER | {"transformations", "robustness"}}
 WEIGHTS |= dict.fromkeys(("speed", "speed-float32", "denoising-psnr", "profile-ddim"), DENOISER)
 WEIGHTS |= {"gtsrb-lownoise": ()}

@@ -88,12 +88,15 @@ def ablation() -> None:
     _save(figure, "ablation", "restore-ablation-attacks")
 
 
+LEVELS = ("gtsrb-levels-t1", "gtsrb-levels")
+
+
 def levels() -> None:
     """Table 3: CA and ASR of Algorithm 1 by noise level, the paper's ASR beside."""
     from sampdetox_transforms.lab.evaluation.experiments import FAINT, VISIBLE
     from sampdetox_transforms.lab.evaluation.paper_results import TABLE_3
 
-    found = _read("gtsrb-levels")["rows"]
+    found = [row for name in LEVELS for row in _read(name)["rows"]]
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
     for axis, stage, group in zip(axes, ("t1", "t2"), (FAINT, VISIBLE), strict=True):
         names = [d for d in dict.fromkeys(row["defense"] for row in found) if d.startswith(stage)]
@@ -108,7 +111,7 @@ def levels() -> None:
         _plain(axis)
     axes[0].set_ylabel("%")
     _legend(figure, axes[0])
-    _save(figure, "levels", "gtsrb-levels")
+    _save(figure, "levels", *LEVELS)
 
 
 def adaptive() -> None:
@@ -144,7 +147,7 @@ FIGURES: Mapping[str, tuple[Callable[[], None], tuple[str, ...]]] = {
     "patches": (patches, ("restore-patches", "restore-cifar10")),
     "baselines": (baselines, ("gtsrb-comparison",)),
     "ablation": (ablation, ("restore-ablation-attacks",)),
-    "levels": (levels, ("gtsrb-levels",)),
+    "levels": (levels, LEVELS),
     "adaptive": (adaptive, ("adaptive-patch",)),
     "speed": (speed, ("speed-restore", "speed")),
 }

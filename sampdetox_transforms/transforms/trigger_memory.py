@@ -12,11 +12,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sampdetox_transforms._common import write_atomically
-from sampdetox_transforms.method.shared_trigger import recover_shared
+from sampdetox_transforms.method.shared_trigger import MOST, recover_shared
 from sampdetox_transforms.networks.checkpoints import WeightsFileError
 from sampdetox_transforms.transforms.shared_images import LEAST_IMAGES, as_unit, content_key, fill_by, purified_by
 from sampdetox_transforms.transforms.shared_recovery import check_rate, from_recovered
 from sampdetox_transforms.transforms.shared_trigger import SharedTrigger
+
+HALF = 0.5  # of the images: what more of them carry is no attacker's
 
 
 class TriggerMemory:
@@ -30,18 +32,31 @@ class TriggerMemory:
         size: how many images are kept, 8 or more; the oldest go first, and an image that is there already counts once.
         every: how many new images there must be before the search is repeated.
         false_alarm_rate: as for ``recover_trigger``.
+        only_small: pass over triggers that are too large to be taken out with nobody asked (``SharedTrigger.is_small``)
+            or that more than half of the images carry: who sends enough images can make anything a shared trigger.
 
     Attributes:
         trigger: the ``SharedTrigger`` that was found last; None so far.
+        passed_over: the last one that was passed over, to be looked at; None so far.
     """
 
-    def __init__(self, detox: Any = None, *, size: int = 1000, every: int = 50, false_alarm_rate: float = 0.01):
+    def __init__(
+        self,
+        detox: Any = None,
+        *,
+        size: int = 1000,
+        every: int = 50,
+        false_alarm_rate: float = 0.01,
+        only_small: bool = True,
+    ):
         for name, value, least in (("size", size, LEAST_IMAGES), ("every", every, 1)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be a whole number of {least} or more, got {value!r}. Leave it out.")
         check_rate(false_alarm_rate)
         self.detox, self.size, self.every, self.false_alarm_rate = detox, size, every, false_alarm_rate
+        self.only_small = only_small
         self.trigger: SharedTrigger | None = None
+        self.passed_over: SharedTrigger | None = None
         self._items: dict[bytes, tuple[Tensor, Tensor]] = {}
         self._new = 0
         self._lock = threading.Lock()
@@ -123,6 +138,10 @@ class TriggerMemory:
 
     def _search(self) -> None:
         images, purified = (torch.stack(part).float() / 255 for part in zip(*self._items.values(), strict=True))
-        found = recover_shared(images, purified, false_alarm_rate=self.false_alarm_rate, most=1)
-        if found:
-            self.trigger = from_recovered(found[0], self.false_alarm_rate, fill_by(self.detox))
+        most = MOST if self.only_small else 1
+        for each in recover_shared(images, purified, false_alarm_rate=self.false_alarm_rate, most=most):
+            trigger = from_recovered(each, self.false_alarm_rate, fill_by(self.detox))
+            if not self.only_small or (trigger.is_small and trigger.images <= HALF * len(images)):
+                self.trigger = trigger
+                return
+            self.passed_over = trigger

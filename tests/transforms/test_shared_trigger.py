@@ -57,10 +57,10 @@ class Purifier:
         return SimpleNamespace(image=0.5 * clean + 0.5 * smoothed(clean, 3), false_alarm_rate=torch.ones(len(images)))
 
 
-def traffic(trigger=with_pattern, number: int = NUMBER) -> tuple[Tensor, Purifier]:
+def traffic(trigger=with_pattern, number: int = NUMBER, carriers: int = CARRIERS) -> tuple[Tensor, Purifier]:
     clean = natural(number)
     images = clean.clone()
-    images[:CARRIERS] = trigger(images[:CARRIERS])
+    images[:carriers] = trigger(images[:carriers])
     return images, Purifier(clean, images)
 
 
@@ -254,12 +254,44 @@ class TestFiles:
 class TestMemory:
     def test_says_so_once_there_is_enough(self, found):
         images, purifier = traffic()
-        memory = TriggerMemory(purifier, size=NUMBER, every=NUMBER)
+        memory = TriggerMemory(purifier, size=NUMBER, every=NUMBER, only_small=False)
         order = torch.randperm(NUMBER, generator=torch.Generator().manual_seed(1))
         answers = [memory.add(images[some]) for some in order.split(20)]
         assert answers[:2] == [None, None]
         assert answers[2] is memory.trigger is not None
         assert torch.cosine_similarity(memory.trigger.pattern.flatten(), found.pattern.flatten(), dim=0) > 0.95
+
+    @pytest.fixture(autouse=True)
+    def limit(self, monkeypatch):
+        """Between the patch, which is large for images of 12 pixels, and the pattern."""
+        monkeypatch.setattr("sampdetox_transforms.transforms.shared_trigger.LARGEST_ENERGY", 0.132)
+
+    def test_what_is_large_is_passed_over_and_the_next_one_taken(self, found):
+        assert not found.is_small  # the pattern changes images by .14
+        images, purifier = traffic()
+        memory = TriggerMemory(purifier, every=NUMBER)
+        assert memory.add(images) is None and memory.trigger is None
+        assert memory.passed_over is not None and not memory.passed_over.is_small
+        torch.testing.assert_close(memory.passed_over.pattern, found.pattern, atol=0.01, rtol=0)
+
+        def both(clean: Tensor) -> Tensor:
+            half = len(clean) // 2
+            return torch.cat([with_pattern(clean[:half]), with_patch(clean[half:])])
+
+        images, purifier = traffic(both, 2 * NUMBER, 2 * CARRIERS)
+        memory = TriggerMemory(purifier, every=NUMBER)
+        taken = memory.add(images)
+        assert taken is not None and taken.covers and taken.is_small
+        assert memory.passed_over is None or not memory.passed_over.is_small
+
+    def test_what_most_images_carry_is_passed_over(self):
+        images, purifier = traffic(with_patch)
+        answers = {}
+        for share in (0.5, 0.1):
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr("sampdetox_transforms.transforms.trigger_memory.HALF", share)
+                answers[share] = TriggerMemory(purifier, every=NUMBER).add(images)
+        assert answers[0.5] is not None and answers[0.1] is None
 
     def test_memory_is_bounded_and_duplicates_count_once(self):
         clean = natural(20)
@@ -271,11 +303,11 @@ class TestMemory:
 
     def test_goes_on_from_its_file(self, tmp_path):
         images, purifier = traffic()
-        whole, first = (TriggerMemory(purifier, every=NUMBER) for _ in range(2))
+        whole, first = (TriggerMemory(purifier, every=NUMBER, only_small=False) for _ in range(2))
         whole.add(images[:30])
         first.add(images[:30])
         first.save(tmp_path / "memory")
-        second = TriggerMemory(purifier, every=NUMBER)
+        second = TriggerMemory(purifier, every=NUMBER, only_small=False)
         second.load(tmp_path / "memory")
         one, other = whole.add(images[30:]), second.add(images[30:])
         assert one is not None and other is not None
