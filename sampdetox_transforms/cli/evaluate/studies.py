@@ -67,8 +67,16 @@ def victims_of(asked: Request, study: "Study") -> dict[str, Any]:
 
 
 def as_in(study: "Study", name: str, value: Any) -> Any:
-    """A value of --set as the option's default is: several with commas between, a path, or as it was written."""
+    """A value of --set as the option's default is: several with commas between, a path, yes or no, or as written.
+
+    Raises:
+        ValueError: what is neither true nor false, for an option that is.
+    """
     default = study.options.get(name)
+    if isinstance(default, bool) and not isinstance(value, bool):
+        if str(value).lower() not in ("true", "false"):
+            raise ValueError(f"{name} must be true or false, got {value!r}. Leave it out for {str(default).lower()}.")
+        return str(value).lower() == "true"
     if isinstance(default, tuple):
         return tuple(str(value).split(","))
     return Path(str(value)) if isinstance(default, Path) else value

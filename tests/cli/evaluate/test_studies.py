@@ -101,6 +101,10 @@ def test_values_are_as_the_defaults_are():
     assert as_in(studies["denoising"], "denoisers", "bundled") == ("bundled",)
     assert as_in(studies["relabel"], "work", "runs").name == "runs"
     assert as_in(studies["relabel"], "limit", 500) == 500
+    for text, value in (("False", False), ("TRUE", True), (False, False)):
+        assert as_in(studies["shared-relabel"], "retrain", text) is value
+    with pytest.raises(ValueError, match=r"retrain must be true or false, got 'no'. Leave it out for true."):
+        as_in(studies["shared-relabel"], "retrain", "no")
 
 
 def test_each_name_is_one_experiment_and_those_in_the_help_are_there():
