@@ -33,13 +33,12 @@ Rows = dict[str, dict[str, tuple[float, float, float]]]  # trigger -> defense ->
 
 def ten_attacks() -> None:
     """The paper's ten attacks on GTSRB."""
-    rows = _evaluated("gtsrb-attacks")
-    chosen = {attack: {d: v for d, v in found.items() if d in COLOURS} for attack, found in rows.items()}
-    _dots(chosen, "ten-attacks")
+    _dots("gtsrb-attacks", "ten-attacks")
 
 
-def nine_attacks_cifar10() -> None:
-    _dots(_behind("restore-cifar10-attacks"), "cifar10-attacks")
+def four_attacks_cifar10() -> None:
+    """Four attacks on CIFAR-10."""
+    _dots("cifar10-attacks", "cifar10-attacks")
 
 
 def patches() -> None:
@@ -57,18 +56,17 @@ def patches() -> None:
 
 def baselines() -> None:
     """Means over the ten attacks: what a defense costs, and what it stops."""
-    rows, means = _evaluated("gtsrb-comparison"), {}
+    rows, means = _evaluated("gtsrb-purifiers"), {}
     for defense in next(iter(rows.values())):
         found = [row[defense] for row in rows.values() if defense in row]
         means[defense] = [sum(values) / len(found) for values in zip(*found, strict=True)]
     figure, axis = plt.subplots(figsize=(6, 3.8), layout="constrained")
     for defense, (ca, _, asr) in means.items():
         axis.plot(ca, asr, "o", color=COLOURS.get(defense, GREY), ms=8)
-        above = -16 if defense == "sancdifi" else 8  # its neighbour's name is above
-        axis.annotate(defense, (ca, asr), xytext=(0, above), textcoords="offset points", ha="center", fontsize=9)
+        axis.annotate(defense, (ca, asr), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9)
     axis.set(xlabel="clean accuracy, %", ylabel="attack success, %", xlim=(72, 101), ylim=(0, 108))
     _plain(axis)
-    _save(figure, "baselines", "gtsrb-comparison")
+    _save(figure, "baselines", "gtsrb-purifiers")
 
 
 def ablation() -> None:
@@ -143,9 +141,9 @@ def speed() -> None:
 
 FIGURES: Mapping[str, tuple[Callable[[], None], tuple[str, ...]]] = {
     "ten-attacks": (ten_attacks, ("gtsrb-attacks",)),
-    "cifar10-attacks": (nine_attacks_cifar10, ("restore-cifar10-attacks",)),
+    "cifar10-attacks": (four_attacks_cifar10, ("cifar10-attacks",)),
     "patches": (patches, ("restore-patches", "restore-cifar10")),
-    "baselines": (baselines, ("gtsrb-comparison",)),
+    "baselines": (baselines, ("gtsrb-purifiers",)),
     "ablation": (ablation, ("restore-ablation-attacks",)),
     "levels": (levels, LEVELS),
     "adaptive": (adaptive, ("adaptive-patch",)),
@@ -195,9 +193,9 @@ def _behind(name: str) -> Rows:
     return {victim: {d: v for d, v in row.items() if d in COLOURS} for victim, row in rows.items()}
 
 
-def _dots(rows: Rows, name: str) -> None:
+def _dots(source: str, name: str) -> None:
     """A line a trigger, a dot a defense: attack success to the left, the right class to the right."""
-    source = {"ten-attacks": "gtsrb-attacks", "cifar10-attacks": "restore-cifar10-attacks"}[name]
+    rows = {attack: {d: v for d, v in own.items() if d in COLOURS} for attack, own in _evaluated(source).items()}
     figure, axes = plt.subplots(1, 2, figsize=(9, 0.36 * len(rows) + 1.1), sharey=True, layout="constrained")
     _dot_axis(axes[0], rows, 2, "attack success, %  (lower is better)")
     _dot_axis(axes[1], rows, 1, "right class, triggered images, %  (higher is better)")
