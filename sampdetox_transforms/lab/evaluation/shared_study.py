@@ -83,6 +83,10 @@ def looked_at(plan: Plan, detox: SampDetox, view: str) -> tuple[Looked, Looked]:
     """Traffic as it is compared and evaluation images as they are purified, none in both."""
     images, labels = images_of(plan, view)
     first = plan.options["traffic"]
+    if len(images) < first + plan.n:
+        raise ValueError(
+            f"traffic and n must be at most {len(images)} images together, got {first} and {plan.n}. Ask for fewer."
+        )
     traffic = look(images[:first], labels[:first], comparer(detox))
     return traffic, look(images[first:], labels[first:], purifier(detox))
 

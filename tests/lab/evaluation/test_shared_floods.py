@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from sampdetox_transforms import SampDetox
+from sampdetox_transforms.lab.evaluation import shared_study
 from sampdetox_transforms.lab.evaluation.run import run_experiment
 from sampdetox_transforms.lab.evaluation.shared_floods import FLOODS, measure_flood
 from sampdetox_transforms.lab.evaluation.shared_study import comparer, purifier, render
 from sampdetox_transforms.lab.evaluation.shared_trigger import look
+from sampdetox_transforms.lab.evaluation.study import Plan
 from sampdetox_transforms.method.shared.spectrum import restored, smoothed
 from sampdetox_transforms.transforms.shared_images import purified_by
 
@@ -94,6 +96,14 @@ def test_tables():
     text = render({"rows": rows})
     assert "| square | 10 of 200 | default alone | 50.0 [40.0, 60.0] |" in text
     assert "| gtsrb | 20 | 10 |" in text and "| logo | yes | 0.010 | 0.020 | yes |" in text
+
+
+def test_too_few_images_are_said_before_any_work(monkeypatch, tiny):
+    few = torch.rand(30, 3, 24, 24), torch.zeros(30, dtype=torch.long)
+    monkeypatch.setattr(shared_study, "images_of", lambda plan, view: few)
+    plan = Plan(options={"traffic": 20}, n=11)
+    with pytest.raises(ValueError, match="at most 30 images together, got 20 and 11"):
+        shared_study.looked_at(plan, SampDetox(str(tiny)), "photographs")
 
 
 def test_unknown_names_are_refused():
