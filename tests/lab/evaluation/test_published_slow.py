@@ -113,7 +113,8 @@ def arguments(settings: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]
     names = re.search(r"--defense ((?:[^-]\S* ?)+)", settings["command"])
     data = Path(os.environ["SAMPDETOX_DATA"]) / settings["data"]
     defenses = ["--defense", *shlex.split(names[1])] if names else []
-    return [*victims, "--data", str(data), *flags, *defenses]
+    every_level = ["--full-range", str(ROOT / "weights" / "full-range")] if "--full-range" in words else []
+    return [*victims, "--data", str(data), *flags, *defenses, *every_level]
 
 
 def folders_of(names: str | list[str]) -> Any:
