@@ -1,7 +1,8 @@
 """Every published table, made anew on 100 images: each share's interval meets the published one. Run with -m slow.
 
-Tables of victims need these in folders of their names, in the folder that SAMPDETOX_VICTIMS names. A table that its
-page calls measured with earlier weights is left out.
+Tables of victims need these in folders of their names, in the folder that SAMPDETOX_VICTIMS names; those of other
+images than GTSRB's in a folder there that is named like the test images, such as cifar10-all. A table that its page
+calls measured with earlier weights is left out.
 """
 
 import json
@@ -109,10 +110,12 @@ def arguments(settings: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]
         shown = {key: ",".join(value) if isinstance(value, list) else value for key, value in given.items()}
         return [*flags, *(["--set", *(f"{key}={value}" for key, value in shown.items())] if shown else [])]
     words = shlex.split(settings["command"])[2:]
-    victims = folders_of(words[: words.index("--data")])
-    names = re.search(r"--defense ((?:[^-]\S* ?)+)", settings["command"])
+    images = settings["data"].split("/")[0]
+    names = words[: words.index("--data")]
+    victims = folders_of(names if images == "gtsrb32" else [f"{images}/{name}" for name in names])
+    given = re.search(r"--defense ((?:[^-]\S* ?)+)", settings["command"])
     data = Path(os.environ["SAMPDETOX_DATA"]) / settings["data"]
-    defenses = ["--defense", *shlex.split(names[1])] if names else []
+    defenses = ["--defense", *shlex.split(given[1])] if given else []
     every_level = ["--full-range", str(ROOT / "weights" / "full-range")] if "--full-range" in words else []
     return [*victims, "--data", str(data), *flags, *defenses, *every_level]
 
