@@ -64,7 +64,19 @@ def with_intervals(row: dict[str, Any], n: int) -> dict[str, Any]:
 
 PUBLISHED = published()
 
-KEYS = ("setting", "victim", "trigger", "kind", "backdoor", "defense", "map", "quarter", "method")
+KEYS = (
+    "setting",
+    "victim",
+    "trigger",
+    "kind",
+    "backdoor",
+    "defense",
+    "map",
+    "quarter",
+    "method",
+    "clean draws",
+    "flood",
+)
 
 
 def key_of(row: dict[str, Any]) -> tuple:
