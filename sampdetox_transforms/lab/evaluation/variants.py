@@ -54,6 +54,7 @@ class Variant(Restore):
         networks: SearchNetworks,
         calibrations: Calibrations,
         noise: Noise = fresh_noise,
+        matched: Bool[Tensor, " b"] | None = None,
     ) -> Purified:
         """As ``Restore.run``."""
         changes = {k: networks.certain if v == "certain" else v for k, v in self.read.items()}
@@ -65,7 +66,8 @@ class Variant(Restore):
 
         changes |= {"fill": fill} if self.noised else {}
         other: Any = Changed(networks, **changes)
-        done = super().run(x0, denoiser, schedule, networks=other, calibrations=calibrations, noise=noise)
+        search: dict[str, Any] = {"networks": other, "calibrations": calibrations, "matched": matched}
+        done = super().run(x0, denoiser, schedule, noise=noise, **search)
         if not self.noised:
             return done
         assert done.found is not None

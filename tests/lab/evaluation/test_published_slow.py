@@ -89,8 +89,9 @@ def intervals(row: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple
         yield path, (row["low"], row["high"])
         return
     for name, part in row.items():
-        if isinstance(part, dict):
-            yield from intervals(part, (*path, name))
+        for i, own in enumerate(part if isinstance(part, list) else [part]):
+            if isinstance(own, dict):
+                yield from intervals(own, (*path, name, str(i)))
 
 
 def apart(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], int]:
@@ -167,6 +168,13 @@ def test_intervals_that_do_not_meet_are_found():
     same = {**row, "CA": {"value": 0.85, "low": 0.75, "high": 0.82}}
     other = {**row, "CA": {"value": 0.6, "low": 0.5, "high": 0.7}}
     assert apart({"rows": [row]}, {"rows": [same]}) == ([], 1)
+    assert len(apart({"rows": [row]}, {"rows": [other]})[0]) == 1
+
+
+def test_intervals_are_found_in_lists():
+    row = {"victim": "a", "rows": [{"PA": {"value": p, "low": p - 0.1, "high": p + 0.1}} for p in (0.5, 0.8)]}
+    other = {"victim": "a", "rows": [row["rows"][0], row["rows"][0]]}
+    assert apart({"rows": [row]}, {"rows": [row]}) == ([], 2)
     assert len(apart({"rows": [row]}, {"rows": [other]})[0]) == 1
 
 

@@ -54,7 +54,7 @@ class Networks:
 def test_a_variant_differs_in_one_thing(plan, monkeypatch, name, changed):
     seen = {}
 
-    def run(self, x0, denoiser, schedule, *, networks, calibrations, noise):
+    def run(self, x0, denoiser, schedule, *, networks, calibrations, noise, matched):
         seen.update({field: getattr(self, field) for field in vars(Restore())})
         seen.update({field: getattr(networks, field) for field in ("possible", "certain", "margins")})
         seen["calibration"] = calibrations.of(networks)
