@@ -30,10 +30,10 @@ def dose_of(detox: SampDetox, images: Tensor) -> Dose:
     """The dose that images of this size get from the settings as they are."""
     settings, calibration = detox.settings, detox.calibration
     assert isinstance(settings, Restore) and calibration is not None and detox.restorer is not None
-    small = min(images.shape[-2:]) <= SMALL or settings.t1_large is None
+    small = min(images.shape[-2:]) <= SMALL
     return Dose(
         false_alarm_rate=calibration.of(detox.restorer.of(images)).false_alarm_rate,
-        t1=settings.t1 if small else settings.t1_large,
+        t1=settings.t1 if small or settings.t1_large is None else settings.t1_large,
         colour_gain=settings.colour_gain,
         colour=settings.colour,
         jitter=settings.jitter,
