@@ -275,11 +275,7 @@ class SampDetox(NotScripted, v2.Transform):
         denoiser = on_schedule(self.denoiser, self.denoiser.schedule, self.schedule)
         if self.restorer is None or self.calibration is None:
             return self.settings.run(x0, denoiser, self.schedule, noise=noise)  # pyright: ignore[reportCallIssue]
-        search: dict[str, Any] = {
-            "networks": self.restorer.of(x0),
-            "calibrations": self.calibration,
-            "matched": matched,
-        }
+        search: Any = {"networks": self.restorer.of(x0), "calibrations": self.calibration, "matched": matched}
         result = self.settings.run(x0, denoiser, self.schedule, noise=noise, **search)
         return self.watch.see(x0, result, self.calibration.of(search["networks"]).false_alarm_rate)
 
