@@ -27,6 +27,8 @@ FORMAT = "sampdetox shared trigger 1"
 # mean image, root mean square. Attackers need less; a frame, a title or half of a picture is more.
 LARGEST_AREA, LARGEST_ENERGY = 0.15, 0.12
 
+LARGEST_SHARE = 0.5  # of the images of one size: what more of them carry is their own, and stays
+
 
 @dataclass(frozen=True, eq=False)
 class SharedTrigger:

@@ -16,9 +16,7 @@ from sampdetox_transforms.method.shared_trigger import MOST, recover_shared
 from sampdetox_transforms.networks.checkpoints import WeightsFileError
 from sampdetox_transforms.transforms.shared_images import LEAST_IMAGES, as_unit, content_key, fill_by, purified_by
 from sampdetox_transforms.transforms.shared_recovery import check_rate, from_recovered
-from sampdetox_transforms.transforms.shared_trigger import SharedTrigger
-
-HALF = 0.5  # of the images: what more of them carry is no attacker's
+from sampdetox_transforms.transforms.shared_trigger import LARGEST_SHARE, SharedTrigger
 
 
 class TriggerMemory:
@@ -141,7 +139,7 @@ class TriggerMemory:
         most = MOST if self.only_small else 1
         for each in recover_shared(images, purified, false_alarm_rate=self.false_alarm_rate, most=most):
             trigger = from_recovered(each, self.false_alarm_rate, fill_by(self.detox))
-            if not self.only_small or (trigger.is_small and trigger.images <= HALF * len(images)):
+            if not self.only_small or (trigger.is_small and trigger.images <= LARGEST_SHARE * len(images)):
                 self.trigger = trigger
                 return
             self.passed_over = trigger

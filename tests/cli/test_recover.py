@@ -18,6 +18,7 @@ from sampdetox_transforms.cli.app.answer import clean
 from sampdetox_transforms.cli.purify import command, together
 from sampdetox_transforms.method.restore import Restore
 from sampdetox_transforms.networks.restorers import Restorers
+from sampdetox_transforms.transforms import shared_trigger
 from sampdetox_transforms.transforms.shared_images import LEAST_IMAGES
 
 CARRIERS, NUMBER, SIDE = 14, 40, 16
@@ -250,7 +251,7 @@ class TestTogether:
         assert np.array_equal(pixels(tmp_path / "out/00.png"), pixels(tmp_path / "other/00.png"))
 
     def test_what_most_pictures_carry_is_left(self, run, folder, tmp_path, monkeypatch):
-        monkeypatch.setattr(together, "MOST", 0.2)
+        monkeypatch.setattr(shared_trigger, "LARGEST_SHARE", 0.2)
         _, out, _ = run("purify", folder, tmp_path / "out", "--together")
         assert "most of them carry it" in out
 

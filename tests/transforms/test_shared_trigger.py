@@ -289,7 +289,7 @@ class TestMemory:
         answers = {}
         for share in (0.5, 0.1):
             with pytest.MonkeyPatch.context() as patched:
-                patched.setattr("sampdetox_transforms.transforms.trigger_memory.HALF", share)
+                patched.setattr("sampdetox_transforms.transforms.trigger_memory.LARGEST_SHARE", share)
                 answers[share] = TriggerMemory(purifier, every=NUMBER).add(images)
         assert answers[0.5] is not None and answers[0.1] is None
 

@@ -122,10 +122,9 @@ def describe_result(
 def retouched_in_words(explained: "Explanation") -> str:
     """What was done to one picture without a network; empty for nothing, and for less than a percent of its colour."""
     done = explained.retouched
-    first = ["shared trigger taken out"] if has_matched(explained) else []
+    parts = ["shared trigger taken out"] if has_matched(explained) else []
     if done is None:
-        return ", ".join(first)
-    parts = first
+        return ", ".join(parts)
     parts += [f"{done.colour.item():.0%} of the smooth colour taken out"] if done.colour.item() >= 0.01 else []
     parts += ["wave taken out"] if has_wave(explained) else []
     parts += [f"pixels displaced by {done.jittered.item():g}"] if done.jittered.item() else []

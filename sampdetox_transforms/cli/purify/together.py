@@ -24,8 +24,6 @@ RATE = 0.01  # how often a trigger may be claimed where pictures share nothing
 
 LEAST = 8  # pictures; tested to be what the library asks for
 
-MOST = 0.5  # of the pictures of one size: what more of them carry is theirs, and stays
-
 
 Run = Callable[[list[Job], "SampDetox"], Any]
 
@@ -108,7 +106,9 @@ class Carried:
     @property
     def taken(self) -> bool:
         """Whether it is taken out with nobody asked: small, faint, and not in most of the pictures."""
-        return self.trigger.is_small and len(self.jobs) <= MOST * self.of
+        from sampdetox_transforms.transforms.shared_trigger import LARGEST_SHARE
+
+        return self.trigger.is_small and len(self.jobs) <= LARGEST_SHARE * self.of
 
     def sentence(self) -> str:
         """What was found and done."""
