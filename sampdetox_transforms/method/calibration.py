@@ -1,6 +1,7 @@
 """What clean images look like to the search networks: thresholds of ``Restore``, and the p-value of an image."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from sampdetox_transforms.method.search import SearchNetworks, local_suspicion, shrink
 
-# How the false alarms are shared out. On held-out training images .8 and .2 missed more dense triggers, and found
-# hardly more patches.
+# How the false alarms are shared out where both kinds of triggers are looked for. On held-out training images .8 and .2
+# missed more dense triggers, and found hardly more patches.
 SHARES = {"local": 0.5, "dense": 0.5}
+ONLY_LOCAL = {"local": 1.0}
 
 POINTS = 401  # of a table: quantiles 0, 1/400, ... 1
 
@@ -24,7 +26,7 @@ class Calibration:
 
     Attributes:
         local: quantiles of ``local_suspicion``.
-        dense: quantiles of the logit of a dense trigger.
+        dense: quantiles of the logit of a dense trigger; () where none is looked for, and all false alarms are local.
         false_alarm_rate: the share of clean images that may be taken for triggered ones, both kinds together.
         images: how many clean images were measured.
         data: where they came from, in words.
@@ -40,19 +42,26 @@ class Calibration:
         check_rate(self.false_alarm_rate)
         for name in ("local", "dense"):
             values = getattr(self, name)
+            if name == "dense" and not values:
+                continue
             if len(values) < 2 or any(not a <= b for a, b in pairwise(values)):
                 raise ValueError(f"{name} must be 2 or more ascending numbers, got {len(values)}. Use calibrate().")
 
     @property
+    def shares(self) -> dict[str, float]:
+        """How the false alarms are shared out."""
+        return SHARES if self.dense else ONLY_LOCAL
+
+    @property
     def thresholds(self) -> tuple[float, float]:
-        """Local and dense; each takes its share of the false alarms."""
-        local, dense = (_at(getattr(self, name), 1 - self.false_alarm_rate * part) for name, part in SHARES.items())
-        return local, dense
+        """Local and dense; each takes its share of the false alarms, and infinity is never reached."""
+        found = {name: _at(getattr(self, name), 1 - self.false_alarm_rate * part) for name, part in self.shares.items()}
+        return found["local"], found.get("dense", math.inf)
 
     @property
     def doubt(self) -> float:
-        """The logit of a dense trigger that one clean image in ten exceeds."""
-        return _at(self.dense, 0.9)
+        """The logit of a dense trigger that one clean image in ten exceeds; infinity where none is looked for."""
+        return _at(self.dense, 0.9) if self.dense else math.inf
 
     def p_values(self, local: Float[Tensor, " b"], dense: Float[Tensor, " b"]) -> Float[Tensor, "b 2"]:
         """For each kind of trigger, the share of clean images that look at least as suspicious: float64.
@@ -61,8 +70,9 @@ class Calibration:
         of the two is below it.
         """
         least = 1 / (self.images + 1) if self.images else 0.5 / (len(self.local) - 1)
-        pairs = (("local", local), ("dense", dense))
-        return torch.stack([_above(getattr(self, name), x, least) / SHARES[name] for name, x in pairs], dim=1)
+        logits = {"local": local, "dense": dense}
+        found = [_above(getattr(self, name), logits[name], least) / share for name, share in self.shares.items()]
+        return torch.stack(found if self.dense else [*found, torch.ones_like(found[0])], dim=1)
 
     def p_value(self, local: Float[Tensor, " b"], dense: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """The smaller of the two ``p_values``, at most 1: one number for an image."""
@@ -75,7 +85,7 @@ class Calibration:
             ValueError: a rate outside (0, 1), or one that so few images cannot show.
         """
         if self.images:
-            check_enough(self.images, false_alarm_rate)
+            check_enough(self.images, false_alarm_rate, self.shares)
         return replace(self, false_alarm_rate=false_alarm_rate)
 
 
@@ -153,14 +163,19 @@ def calibrate(
     answers = [networks.look(shrink(batch, networks)) for batch in batches]
     local = torch.cat([local_suspicion(a.local, networks.window) for a in answers]) if answers else torch.zeros(0)
     dense = torch.cat([a.dense for a in answers]) if answers else torch.zeros(0)
-    check_enough(len(local), false_alarm_rate)
+    check_enough(len(local), false_alarm_rate, SHARES if networks.finds_dense else ONLY_LOCAL)
     grid = torch.linspace(0, 1, POINTS, dtype=torch.float64)
     local_table, dense_table = (tuple(torch.quantile(x.double().cpu(), grid).tolist()) for x in (local, dense))
+    dense_table = dense_table if networks.finds_dense else ()
     return Calibration(local_table, dense_table, false_alarm_rate, len(local), data)
 
 
 def strictest(calibrations: Iterable[Calibration]) -> Calibration:
-    """Thresholds that keep the rate on each of several kinds of images: the highest value of each quantile."""
+    """Thresholds that keep the rate on each of several kinds of images: the highest value of each quantile.
+
+    Raises:
+        ValueError: dense triggers are looked for in some kinds only.
+    """
     every = list(calibrations)
     tables = ([getattr(c, name) for c in every] for name in ("local", "dense"))
     local, dense = (tuple(max(values) for values in zip(*table, strict=True)) for table in tables)
@@ -175,10 +190,10 @@ def check_rate(false_alarm_rate: float) -> None:
         raise ValueError(f"false_alarm_rate must be in (0, 1), got {false_alarm_rate}. 0.05 is 5 % of clean images.")
 
 
-def check_enough(images: int, false_alarm_rate: float) -> None:
+def check_enough(images: int, false_alarm_rate: float, shares: Mapping[str, float] = SHARES) -> None:
     """Raise ValueError unless a share this small can be measured on so many images."""
     check_rate(false_alarm_rate)
-    needed = round(1 / (false_alarm_rate * min(SHARES.values())))
+    needed = round(1 / (false_alarm_rate * min(shares.values())))
     if images < needed:
         raise ValueError(
             f"calibration at a false-alarm rate of {false_alarm_rate} needs {needed} clean images or more, "

@@ -44,6 +44,7 @@ class SearchNetworks(Protocol):
         margins: for each look at an image, how many pixels of an image of 32 the mask is grown by; what is found
             although it was filled reaches beyond the mask.
         calls: how many networks a look asks.
+        finds_dense: whether what they say of dense triggers tells them from clean images well enough to be used.
     """
 
     name: str
@@ -54,6 +55,7 @@ class SearchNetworks(Protocol):
     possible: float
     margins: tuple[int, ...]
     calls: int
+    finds_dense: bool
 
     def look(self, x: Float[Tensor, "b c h w"]) -> Answer: ...
 

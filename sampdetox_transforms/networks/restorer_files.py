@@ -145,7 +145,7 @@ TABLE = f"a list of 2 to {MAX_POINTS} ascending numbers"
 
 RULES = {
     "local": (_is_table, TABLE),
-    "dense": (_is_table, TABLE),
+    "dense": (lambda value: value == [] or _is_table(value), f"{TABLE}, or an empty one"),
     "false_alarm_rate": (lambda value: is_number(value, 0, 1), "a number in (0, 1)"),
     "images": (lambda value: is_whole(value, 0, 2**53), "a whole number of 0 or more"),
     "data": (lambda value: isinstance(value, str), "a text"),

@@ -109,16 +109,24 @@ def jpeg_some(x: Tensor, share: float, generator: Generator) -> Tensor:
 
 
 def finish(x: Tensor, region: Tensor, side: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    """What happens to images after a trigger was put on them or not: resized, noised, JPEG-encoded, rounded."""
-    if x.shape[-1] != side:
+    """What happens to images after a trigger was put on them or not: noised, JPEG-encoded, rounded, as in a file.
+
+    Images that are larger than ``side`` are shrunk before; smaller ones are enlarged after, as ``shrink`` enlarges them.
+    """
+    own = x.shape[-1]
+    if own > side:
         mode = ("bilinear", "bicubic", "area")[whole(0, 3, generator)]
         options = {} if mode == "area" else {"antialias": True, "align_corners": False}
         x = functional.interpolate(x, (side, side), mode=mode, **options).clamp(0, 1)
-        region = functional.interpolate(region.float(), (side, side), mode="area") > 0.4
     noisy, std = uniform((2, len(x), 1, 1, 1), 0, 1, x, generator)
     std = torch.where(noisy < 0.1, 0.03 * std, 0)
     x = (x + std * torch.randn(x.shape, generator=generator)).clamp(0, 1)
-    return (jpeg_some(x, 0.25, generator) * 255).round() / 255, region
+    x = (jpeg_some(x, 0.25, generator) * 255).round() / 255
+    if own < side:
+        x = functional.interpolate(x, (side, side), mode="bicubic", align_corners=False).clamp(0, 1)
+    if own != side:
+        region = functional.interpolate(region.float(), (side, side), mode="area") > 0.4
+    return x, region
 
 
 # Drawings ------------------------------------------------------------------------------------------------------------

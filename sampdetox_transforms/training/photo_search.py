@@ -20,7 +20,9 @@ from sampdetox_transforms.training.triggers.local import local_triggers
 from sampdetox_transforms.training.triggers.photographs import CONTENTS, DENSE, SHAPES, soft_edges
 
 WEIGHTS = "search.safetensors"
-ENLARGED = (1, 1, 1, 1.3, 2)  # how much larger than a batch images may be when a trigger is put on them
+# How large images are beside a batch when a trigger is put on them. Smaller ones are enlarged after that, as the look
+# enlarges them: then the edge of a trigger is no sharper than the rest.
+SCALES = (1, 1, 1.3, 2, 0.4, 0.4, 0.6, 0.8)
 
 
 def train_photo_search(
@@ -70,18 +72,18 @@ class PhotoBatch(NamedTuple):
 
 
 def photo_batch(crops: PhotoCrops, sizes: tuple[tuple[int, int, float], ...], generator: Generator) -> PhotoBatch:
-    """A third of the images clean, a fourth with a dense trigger, the others with a local one."""
+    """A third of the images clean, an eighth with a dense trigger, the others with a local one."""
     side, n, _ = sizes[int(choose(1, [share for *_, share in sizes], torch.empty(0), generator))]
-    large = int(side * ENLARGED[whole(0, len(ENLARGED), generator)])
-    clean = crops.draw(n, large, generator)
-    images, region = clean.clone(), torch.zeros(n, 1, large, large, dtype=torch.bool)
-    is_dense = torch.arange(n) >= n - n // 4
+    own = int(side * SCALES[whole(0, len(SCALES), generator)])
+    clean = crops.draw(n, own, generator)
+    images, region = clean.clone(), torch.zeros(n, 1, own, own, dtype=torch.bool)
+    is_dense = torch.arange(n) >= n - max(1, n // 8)
     local = ~is_dense & (torch.arange(n) >= n // 3)
     pasted = local_triggers(clean[local], generator, SHAPES, CONTENTS)
     images[local], region[local] = soft_edges(clean[local], *pasted, generator)
     images[is_dense] = mixture(DENSE, clean[is_dense], generator).clamp(0, 1)
     unseen = region & ((images - clean).abs().amax(dim=1, keepdim=True) <= 5 / 255)
-    if large != side:
+    if own != side:
         unseen = functional.interpolate(unseen.float(), (side, side), mode="area") > 0.5
     images, region = finish(images, region, side, generator)
     return PhotoBatch(images * 2 - 1, region, unseen, is_dense.float())

@@ -1,5 +1,6 @@
 """Thresholds: quantiles of what clean images show, the rate that they promise, both sizes, and refusals."""
 
+import math
 from dataclasses import asdict
 
 import pytest
@@ -14,7 +15,7 @@ from sampdetox_transforms.method.search import Answer
 class Measured:
     """Says of an image what its first pixels hold: the local suspicion red, the dense one green."""
 
-    name, as_is, side, window = "small", 48, 32, 2
+    name, as_is, side, window, finds_dense = "small", 48, 32, 2, True
 
     def look(self, x: torch.Tensor) -> Answer:
         return Answer(x[:, :1, :1, :1].expand(-1, 1, 2, 2), x[:, 1, 0, 0])
@@ -65,6 +66,22 @@ def test_the_strictest_of_several_keeps_the_rate_of_each():
 def test_large_images_are_measured_at_the_size_at_which_they_are_looked_at():
     tiles = torch.arange(80.0)[:, None, None, None].expand(-1, 3, 96, 64)
     assert calibrate(measured, [tiles]) == calibrate(measured, [tiles[..., :32, :32]])
+
+
+def test_all_false_alarms_are_local_where_dense_triggers_are_not_looked_for():
+    blind = Measured()
+    blind.finds_dense = False
+    calibration = calibrate(blind, normal(4000, 0), false_alarm_rate=0.1)
+    local, dense = calibration.thresholds
+    assert (calibration.dense, dense, calibration.doubt) == ((), math.inf, math.inf)
+    assert local == pytest.approx(float(torch.cat(normal(4000, 0))[:, 0, 0, 0].quantile(0.9)), abs=1e-3)
+    (other,) = normal(4000, 1, 4000)
+    both = calibration.p_values(other[:, 0, 0, 0], other[:, 1, 0, 0] + 100)
+    assert (both[:, 1] == 1).all() and 0.08 < float((both[:, 0] < 0.1).double().mean()) < 0.12
+    assert strictest([calibration, calibration]).dense == ()
+    assert calibrate(blind, normal(20, 0), false_alarm_rate=0.05).images == 20  # half as many as both kinds need
+    with pytest.raises(ValueError, match="needs 40 clean images"):
+        calibrate(measured, normal(20, 0), false_alarm_rate=0.05)
 
 
 SEVEN = Calibration((-1.0, 0.25), (0.0, 2.0), 0.1, 7, "seven images")

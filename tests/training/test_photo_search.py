@@ -11,7 +11,9 @@ from samples import Killed, seeded
 from torch import nn
 from torchvision.transforms.v2 import functional
 
+from sampdetox_transforms.method.search import shrink
 from sampdetox_transforms.networks.photo_unet import PhotoUNet
+from sampdetox_transforms.networks.photographs import Photographs
 from sampdetox_transforms.training.config import PhotoTrainingConfig
 from sampdetox_transforms.training.photo_data import (
     PhotoCrops,
@@ -145,15 +147,27 @@ def test_finishing_resizes_image_and_region_alike():
     assert torch.equal((image * 255).round() / 255, image)
 
 
+def test_images_that_are_smaller_than_the_batch_are_finished_and_then_enlarged_as_the_look_does():
+    networks = Photographs()
+    networks.least = 80
+    x, region = pixels(8, 3, 32, 32, seed=3), torch.zeros(8, 1, 32, 32, dtype=torch.bool)
+    region[..., 8:16, 4:12] = True
+    image, marked = finish(x, region, 80, seeded())
+    own, same = finish(x, region, 32, seeded())
+    assert torch.equal(region, same) and torch.equal((own * 255).round() / 255, own)
+    torch.testing.assert_close(image * 2 - 1, shrink(own * 2 - 1, networks), atol=1e-5, rtol=0)
+    assert marked[..., 20:40, 10:30].all() and int(marked.sum()) == 8 * 400
+
+
 # Batches, and the loss
 
 
 def test_a_batch_says_what_it_holds(crops):
     batch = photo_batch(crops, ((40, 15, 1.0),), seeded())
     assert batch.x.shape == (15, 3, 40, 40) and batch.region.shape == batch.unseen.shape == (15, 1, 40, 40)
-    assert float(batch.x.abs().max()) <= 1 and batch.is_dense.tolist() == [0] * 12 + [1] * 3
+    assert float(batch.x.abs().max()) <= 1 and batch.is_dense.tolist() == [0] * 14 + [1]
     marked = batch.region.flatten(1).any(dim=1)
-    assert not marked[:5].any() and marked[5:12].float().mean() > 0.8 and not marked[12:].any()
+    assert not marked[:5].any() and marked[5:14].float().mean() > 0.8 and not marked[14:].any()
     again, other = (photo_batch(crops, ((40, 15, 1.0),), seeded(seed)) for seed in (0, 1))
     assert all(torch.equal(a, b) for a, b in zip(batch, again, strict=True)) and not torch.equal(batch.x, other.x)
 
