@@ -15,10 +15,13 @@ from sampdetox_transforms.method.shared.estimate import Shared, estimate
 from sampdetox_transforms.method.shared.find import (
     FLOORS,
     LEAST,
+    SEARCHED,
     Group,
     agreements,
+    at_most,
     enough_permutations,
     find_group,
+    most_alike,
     same_content,
     views,
 )
@@ -82,12 +85,13 @@ def recover_shared(
         seed: of the permutations.
     """
     generator = torch.Generator().manual_seed(seed)
+    residuals, same = at_most(images - purified, SEARCHED), same_content(purified)
     left = torch.ones(len(images), dtype=torch.bool, device=images.device)
     found = []
     while len(found) < most and int(left.sum()) >= LEAST + 3:
-        group = _clearest(images[left], purified[left], false_alarm_rate, generator)
+        group = _clearest(residuals[left], same[left][:, left], false_alarm_rate, generator)
         if group is None:
-            moving = _moving(images, purified, left, false_alarm_rate, generator)
+            moving = _moving(images, purified, left, same, false_alarm_rate, generator)
             if moving is None:
                 break
             left &= ~moving.members
@@ -95,35 +99,47 @@ def recover_shared(
             continue
         members = left.clone()
         members[left] = group.members
-        recovered = _refined(images, purified, left, members, group.p_value)
+        recovered = _refined(images, purified, left, members, same, group.p_value)
         left &= ~(recovered.members | members)
         found.append(recovered)
     return found
 
 
-def _clearest(images: Tensor, purified: Tensor, false_alarm_rate: float, generator: torch.Generator) -> Group | None:
+def _clearest(residuals: Tensor, same: Tensor, false_alarm_rate: float, generator: torch.Generator) -> Group | None:
     """The group that stands out most in one of the views, with the p-value of all looks together."""
-    same = same_content(purified)
     permutations = enough_permutations(false_alarm_rate, LOOKS)
     best: Group | None = None
-    for view, vectors in views(images - purified).items():
+    for view, vectors in views(residuals).items():
         parts = agreements(vectors, same, generator=generator)
-        group = find_group(parts, permutations=permutations, generator=generator, floors=FLOORS[view])
+        some = most_alike(parts)
+        compared = parts[:, some[:, None], some]
+        group = find_group(compared, permutations=permutations, generator=generator, floors=FLOORS[view])
         if group is None:
             continue
         p_value = min(1.0, group.p_value * LOOKS)
         if p_value <= false_alarm_rate and (best is None or group.clearness > best.clearness):
-            best = group._replace(p_value=p_value)
+            everywhere = torch.zeros(len(residuals), dtype=torch.bool, device=residuals.device)
+            best = group._replace(p_value=p_value, members=everywhere.index_put((some,), group.members))
     return best
 
 
 def _moving(
-    images: Tensor, purified: Tensor, left: Tensor, false_alarm_rate: float, generator: torch.Generator
+    images: Tensor,
+    purified: Tensor,
+    left: Tensor,
+    same: Tensor,
+    false_alarm_rate: float,
+    generator: torch.Generator,
 ) -> Recovered | None:
     """A patch that moves, where nothing stays in its place."""
     some, clean = images[left], purified[left]
     found = find_moving(
-        some, clean, same_content(clean), false_alarm_rate=false_alarm_rate, looks=LOOKS, generator=generator
+        some,
+        clean,
+        same[left][:, left],
+        false_alarm_rate=false_alarm_rate,
+        looks=LOOKS,
+        generator=generator,
     )
     if found is None:
         return None
@@ -133,10 +149,12 @@ def _moving(
     return Recovered(found.shared, known, found.p_value, members, moves=True)
 
 
-def _refined(images: Tensor, purified: Tensor, left: Tensor, members: Tensor, p_value: float) -> Recovered:
+def _refined(
+    images: Tensor, purified: Tensor, left: Tensor, members: Tensor, same: Tensor, p_value: float
+) -> Recovered:
     """The pattern, estimated anew from all images that match it."""
     # what shows the same as a member is neither: that member's own noise is in the pattern
-    alike = same_content(purified)[:, members].any(dim=1)
+    alike = same[:, members].any(dim=1)
     shared, known = _estimated(images, purified, members, left & ~members & ~alike)
     for _ in range(AGAIN):
         match = matching(images, shared, known, false_alarm_rate=SURE) & left
@@ -144,7 +162,7 @@ def _refined(images: Tensor, purified: Tensor, left: Tensor, members: Tensor, p_
         others = left & ~more & ~match & ~alike
         if torch.equal(more, members) or int(others.sum()) < LEAST:
             break
-        members, alike = more, same_content(purified)[:, more].any(dim=1)
+        members, alike = more, same[:, more].any(dim=1)
         shared, known = _estimated(images, purified, members, others & ~alike)
     return Recovered(shared, known, p_value, members)
 

@@ -111,7 +111,7 @@ def jpeg_some(x: Tensor, share: float, generator: Generator) -> Tensor:
 def finish(x: Tensor, region: Tensor, side: int, generator: Generator) -> tuple[Tensor, Tensor]:
     """What happens to images after a trigger was put on them or not: noised, JPEG-encoded, rounded, as in a file.
 
-    Images that are larger than ``side`` are shrunk before; smaller ones are enlarged after, as ``shrink`` enlarges them.
+    Images larger than ``side`` are shrunk before; smaller ones are enlarged after, as ``shrink`` enlarges them.
     """
     own = x.shape[-1]
     if own > side:

@@ -7,12 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional
 
 from sampdetox_transforms.method.shared.estimate import OPAQUE, Shared, blend, estimate
 from sampdetox_transforms.method.shared.find import (
     LEAST,
     agreements,
     find_group,
+    most_alike,
     permutation_p_value,
     same_content,
     views,
@@ -20,6 +22,11 @@ from sampdetox_transforms.method.shared.find import (
 from sampdetox_transforms.method.shared.match import is_patch, matching, spread, strengths, without
 from sampdetox_transforms.method.shared.spectrum import restored, smoothed, transformed, unit
 from sampdetox_transforms.method.shared_trigger import _refined, recover_shared
+
+
+def nobody(n: int) -> Tensor:
+    """No two images show the same."""
+    return torch.eye(n, dtype=torch.bool)
 
 
 def natural(n: int, seed: int = 0, side: int = 16, channels: int = 3) -> Tensor:
@@ -65,6 +72,12 @@ class TestSpectrum:
         expected = torch.from_numpy(fft.dctn(x[0, 0].numpy(), norm="ortho"))
         torch.testing.assert_close(transformed(x)[0, 0], expected.to(x), atol=1e-5, rtol=1e-5)
 
+    @pytest.mark.parametrize("side", [1, 3, 7, 21])
+    def test_smoothed_is_the_mean_over_a_window_within_the_image(self, side):
+        x = torch.rand(2, 3, 9, 14)
+        expected = functional.avg_pool2d(x, side, stride=1, padding=side // 2, count_include_pad=False)
+        torch.testing.assert_close(smoothed(x, side), expected, atol=1e-6, rtol=1e-5)
+
 
 class TestFind:
     @pytest.mark.parametrize("pattern", [stripes(), noise_pattern()], ids=["stripes", "noise"])
@@ -82,7 +95,7 @@ class TestFind:
         _clean, images, purified, carriers = planted(stripes(), n=120, carriers=12)
         recovered = recover_shared(images, purified, most=1)[0]
         with_strays = carriers | (torch.arange(120) >= 115)
-        few = _refined(images, purified, torch.ones(120, dtype=torch.bool), with_strays, 0.01)
+        few = _refined(images, purified, torch.ones(120, dtype=torch.bool), with_strays, nobody(120), 0.01)
         assert not few.members[115:].any() and few.members[:12].sum() >= 11
         torch.testing.assert_close(few.shared.pattern, recovered.shared.pattern, atol=0.01, rtol=0)
 
@@ -90,7 +103,7 @@ class TestFind:
         smooth = 0.12 * torch.linspace(-1, 1, 16).expand(3, 16, 16)  # as the images themselves are
         _clean, images, purified, carriers = planted(smooth, n=200, carriers=14)
         everybody = torch.ones(200, dtype=torch.bool)
-        known = _refined(images, purified, everybody, carriers, 0.01)
+        known = _refined(images, purified, everybody, carriers, nobody(200), 0.01)
         fresh = natural(400, seed=5)
         hits = matching(fresh, known.shared, known.known, false_alarm_rate=0.01)
         assert hits.float().mean() < 0.03
@@ -165,6 +178,24 @@ class TestFind:
         total = agreements(vectors, excluded, generator=torch.Generator().manual_seed(0)).sum(dim=0)
         expected = (vectors @ vectors.T).fill_diagonal_(0).masked_fill(excluded, 0)
         torch.testing.assert_close(total, expected, atol=1e-6, rtol=1e-5)
+
+    def test_whom_chance_is_asked_about_does_not_depend_on_chance(self):
+        vectors = unit(torch.randn(40, 96, generator=torch.Generator().manual_seed(0)))
+        vectors[:6] = unit(vectors[:6] + 1.5 * vectors[6])
+        generator = torch.Generator().manual_seed(1)
+        parts = agreements(vectors, nobody(40), generator=generator)
+        signs = torch.randint(0, 2, (len(parts), 40), generator=generator) * 2.0 - 1
+        some = most_alike(parts, 12)
+        assert torch.equal(some, most_alike(signs[:, :, None] * parts * signs[:, None], 12))
+        assert some.tolist() == sorted(set(some.tolist())) and set(range(6)) <= set(some.tolist())
+        assert most_alike(parts).tolist() == list(range(40))
+
+    def test_few_carriers_among_many_are_found_and_their_places_are_right(self):
+        carriers = 280 + torch.arange(12)
+        clean = natural(320)
+        images = clean.index_put((carriers,), (clean[carriers] + stripes()).clamp(0, 1))
+        (found,) = recover_shared(images, imperfect(clean), most=1)
+        assert found.members[carriers].sum() >= 11 and found.members.sum() <= 14
 
     def test_frames_of_one_film_are_the_same_content(self):
         clean = natural(20)

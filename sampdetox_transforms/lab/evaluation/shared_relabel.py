@@ -6,9 +6,11 @@ matched with it, which takes no network. Ways, all tested on images that are not
 - left out: trained on those that do not match.
 - cleaned: trained on all, the trigger taken out of those that match. Their labels stay, and are the attacker's.
 Beside them stands the classifier that is stored with the victim. Images are kept in 8 bits, as a data set is.
+"poison_rate" poisons another share of the images than the victim's own training set has, with the same trigger.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,16 +19,13 @@ import torch
 
 from sampdetox_transforms.lab.evaluation.behind import rounded
 from sampdetox_transforms.lab.evaluation.relabel import images_for_testing, in_percent, shares, trained
-from sampdetox_transforms.lab.evaluation.shared_study import comparer
-from sampdetox_transforms.lab.evaluation.shared_trigger import correlation, look
+from sampdetox_transforms.lab.evaluation.shared_trigger import correlation
 from sampdetox_transforms.lab.evaluation.study import Cell, Document, Plan, Study, markdown
 from sampdetox_transforms.lab.evaluation.training_sets import digest, drawn_from, poisoned_set, stored_config, weights
 from sampdetox_transforms.lab.metrics import wilson
 from sampdetox_transforms.lab.victims.config import VictimConfig
 from sampdetox_transforms.lab.victims.victim import load_victim
-from sampdetox_transforms.method.shared_trigger import recover_shared
-from sampdetox_transforms.transforms.shared_images import fill_by
-from sampdetox_transforms.transforms.shared_recovery import from_recovered
+from sampdetox_transforms.transforms.shared_recovery import recover_trigger
 from sampdetox_transforms.transforms.transform import SampDetox
 
 STORED, AS_IT_IS, LEFT_OUT, CLEANED = "stored classifier", "as it is", "left out", "cleaned"
@@ -37,6 +36,7 @@ OPTIONS: dict[str, Any] = {
     "limit": None,
     "epochs": None,
     "retrain": True,
+    "poison_rate": None,
     "work": Path("runs/shared-relabel"),
 }
 
@@ -47,7 +47,10 @@ def cells(plan: Plan) -> Iterable[Cell]:
     if not options["victims"]:
         raise ValueError("victims must be folders that `sampdetox victim` wrote, got none. Name them.")
     folders = [Path(folder) for folder in options["victims"]]
-    configs = [stored_config(folder, options["epochs"], plan.data) for folder in folders]  # refuses before any work
+    configs = [  # refuses before any work
+        replace(stored, poison_rate=options["poison_rate"] or stored.poison_rate)
+        for stored in (stored_config(folder, options["epochs"], plan.data) for folder in folders)
+    ]
     detox = plan.detox("restore")
     for folder, config in zip(folders, configs, strict=True):
         yield Cell({"victim": folder.name}, partial(measure, folder, config, detox, plan))
@@ -56,7 +59,8 @@ def cells(plan: Plan) -> Iterable[Cell]:
 def measure(folder: Path, config: VictimConfig, detox: SampDetox, plan: Plan) -> dict[str, Any]:
     """One row: what was found, and CA and ASR of each way."""
     victim, options = load_victim(folder), plan.options
-    made_of = digest(repr((victim.about, options["limit"], options["sample"], plan.seed)), *weights(detox))
+    asked = (options["limit"], options["sample"], options["poison_rate"])
+    made_of = digest(repr((victim.about, *asked, plan.seed)), *weights(detox))
     work = Path(options["work"]) / f"{folder.name}-{made_of}"
     work.mkdir(parents=True, exist_ok=True)
     images, labels, _, poisoned = poisoned_set(folder, config, work, plan.progress)
@@ -64,14 +68,13 @@ def measure(folder: Path, config: VictimConfig, detox: SampDetox, plan: Plan) ->
     images, labels, poisoned = (images[chosen] * 255).round().to(torch.uint8), labels[chosen], poisoned[chosen]
 
     sample = drawn_from(len(images), options["sample"], plan.seed + 1)
-    seen = look(images[sample].float() / 255, labels[sample], comparer(detox))
-    found = recover_shared(seen.images, seen.purified, most=1)
+    trigger = recover_trigger(images[sample], detox)
     row: dict[str, Any] = {"training images": len(images), "poisoned": int(poisoned.sum()), "looked at": len(sample)}
-    row |= {"poisoned looked at": int(poisoned[sample].sum()), "found": bool(found), "correlation": None}
+    found = trigger is not None
+    row |= {"poisoned looked at": int(poisoned[sample].sum()), "found": found, "correlation": None}
     tests = images_for_testing(victim, config, plan.n, plan.seed)
     matched, clean = torch.zeros(len(images), dtype=torch.bool), images
-    if found:
-        trigger = from_recovered(found[0], 0.01, fill_by(detox))
+    if trigger is not None:
         matched = torch.cat([trigger.matches(part) for part in images.split(1024)])
         others = tests.labels != victim.target_label
         if tests.triggered is not None and not trigger.moves:

@@ -97,14 +97,21 @@ def drawn_from(n: int, limit: int | None, seed: int) -> Tensor:
 def poisoned_set(
     folder: Path, config: VictimConfig, work: Path, progress: Progress = lambda what, done, total: None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What the victim was trained on: images in [0, 1], labels as taught, true labels, and which carry the trigger."""
+    """What the victim was trained on: images in [0, 1], labels as taught, true labels, and which carry the trigger.
+
+    Another ``poison_rate`` than the victim's poisons so many images of the same data with the same trigger.
+    """
     files = image_folder(config.data, config.size)
     dataset = Images(*materialise(files), files.classes)
     stored, built = folder / POISONING, work / POISONING
     shutil.copyfile(stored, built)  # with the trigger, which is made no second time; the victim's folder stays as it is
     new_classifier(config, len(files.classes))  # its draws come before those of the cover images
     images, labels = poisoned_tensors(config, dataset, work, progress=staged(f"{folder.name}: trigger", progress))
-    if plan(built) != plan(stored):
+    (about, indices), (about_stored, indices_stored) = plan(built), plan(stored)
+    own_rate = about["poison_rate"] == about_stored["poison_rate"]
+    if about | {"poison_rate": None} != about_stored | {"poison_rate": None} or (
+        own_rate and indices != indices_stored
+    ):
         raise ValueError(f"{config.data} must be what {folder} was trained on, got other images. Give the same data.")
     poisoned = torch.zeros(len(labels), dtype=torch.bool)
     poisoned[load_file(built)["indices"]] = True

@@ -10,10 +10,9 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional
 
 from sampdetox_transforms.method.shared.estimate import CLIPPED, OPAQUE, Shared
-from sampdetox_transforms.method.shared.spectrum import own, transformed, usual
+from sampdetox_transforms.method.shared.spectrum import own, smoothed, transformed, usual
 
 HALF = 0.5  # of the pattern, in its own unit: nearer to having it than to not having it
 
@@ -124,9 +123,8 @@ def spread(x: Float[Tensor, "n c h w"], known: Bool[Tensor, "n c h w"]) -> Float
     result, found = torch.where(known, x, 0.5), known
     side = 3
     while side < 4 * max(x.shape[-2:]) and not bool(found.all()):
-        padding = side // 2
-        number = functional.avg_pool2d(weight, side, stride=1, padding=padding)
-        mean = functional.avg_pool2d(x * weight, side, stride=1, padding=padding) / number.clamp(min=1e-9)
+        number = smoothed(weight, side)
+        mean = smoothed(x * weight, side) / number.clamp(min=1e-9)
         new = ~found & (number > 1e-6)
         result, found = torch.where(new, mean, result), found | new
         side = 2 * side + 1

@@ -51,7 +51,9 @@ def own(whitened: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 h w"]:
 
 def smoothed(x: Float[Tensor, "n c h w"], side: int) -> Float[Tensor, "n c h w"]:
     """Means over windows of ``side``; beyond the border there is nothing, not zeros."""
-    return functional.avg_pool2d(x, side, stride=1, padding=side // 2, count_include_pad=False)
+    for window, padding in (((side, 1), (side // 2, 0)), ((1, side), (0, side // 2))):
+        x = functional.avg_pool2d(x, window, stride=1, padding=padding, count_include_pad=False)
+    return x
 
 
 def unit(x: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:

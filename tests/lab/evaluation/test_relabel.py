@@ -159,6 +159,16 @@ def test_the_poisoned_set_is_what_the_victim_was_trained_on(root, tmp_path, monk
     assert (folder / POISONING).read_bytes() == before and (folder / POISONING).stat().st_mtime_ns == written
 
 
+def test_another_share_is_poisoned_with_the_same_trigger(root, folder, tmp_path):
+    config = replace(training_sets.stored_config(folder), poison_rate=0.25)
+    images, labels, _, poisoned = training_sets.poisoned_set(folder, config, tmp_path)
+    clean, truth = victims.materialise(image_folder(root / "gtsrb32" / "train", SIZE))
+    assert int(poisoned.sum()) == round(0.25 * len(truth)) and (labels[poisoned] == config.target_label).all()
+    victim = load_victim(folder)
+    torch.testing.assert_close(images[poisoned], victim.attack(clean[poisoned]), atol=1 / 255, rtol=0)
+    assert torch.equal(images[~poisoned], clean[~poisoned])
+
+
 def test_other_data_is_refused(root, folder, tmp_path, monkeypatch):
     shutil.copytree(root, tmp_path / "data")
     (tmp_path / "data" / "gtsrb32" / "train" / "class0" / "00.png").unlink()

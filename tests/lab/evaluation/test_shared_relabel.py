@@ -75,6 +75,11 @@ def test_poisoned_images_are_found_and_three_ways_are_trained(measure, tmp_path)
     assert "| badnets | 72 | 14 |" in result.text and "| badnets | left out |" in result.text
 
 
+def test_another_share_can_be_poisoned(measure):
+    (row,) = measure(poison_rate=0.4, retrain=False).document["rows"]
+    assert row["poisoned"] == round(0.4 * CLASSES * EACH) and row["found"] and set(row["ways"]) == {"stored classifier"}
+
+
 def test_what_is_trained_on_is_what_the_way_says(measure, monkeypatch):
     given = {}
 
