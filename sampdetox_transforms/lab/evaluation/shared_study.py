@@ -2,8 +2,9 @@
 
 A row holds, for each number of triggered images in the traffic, CA, PA and ASR behind the default alone, with the
 trigger taken out of what matches, and with both. Further rows say how often a trigger is claimed among clean images
-("draws"), and what an attacker does who floods the traffic with something natural ("floods"): whether that is claimed,
-whether it lies within the limits of automatic use, and what a classifier says of honest images that lost it.
+("draws", of the "kinds" that are named), what the search costs ("costs", kinds of images), and what an attacker does
+who floods the traffic with something natural ("floods"): whether that is claimed, whether it lies within the limits of
+automatic use, and what a classifier says of honest images that lost it.
 
 Public victims see GTSRB cropped to the sign; victims of folders see whole images; a backdoored classifier of
 photographs ("photographs", its folder) sees ImageNet's at 224 pixels.
@@ -21,15 +22,15 @@ from torch import Tensor
 from sampdetox_transforms._common import check_choice
 from sampdetox_transforms.lab.data import data_path, drawn
 from sampdetox_transforms.lab.evaluation.behind import answers, rounded
-from sampdetox_transforms.lab.evaluation.kinds import load_kind
+from sampdetox_transforms.lab.evaluation.kinds import KINDS, load_kind
 from sampdetox_transforms.lab.evaluation.restore import TEST, TITLES, images_for_testing
+from sampdetox_transforms.lab.evaluation.shared_clean import claims_on_clean, measure_costs
 from sampdetox_transforms.lab.evaluation.shared_floods import FLOODS, measure_flood
 from sampdetox_transforms.lab.evaluation.shared_trigger import (
     Behind,
     Looked,
     Purify,
     Subject,
-    claims_on_clean,
     look,
     measure_shared,
 )
@@ -51,7 +52,9 @@ OPTIONS = {
     "triggered": (10, 40),
     "again": True,
     "draws": 0,
+    "kinds": (),
     "floods": (),
+    "costs": (),
 }
 
 
@@ -64,6 +67,8 @@ def cells(plan: Plan) -> Iterable[Cell]:
     check_choice("images", options["images"], tuple(TEST))
     for name in options["floods"]:
         check_choice("flood", name, tuple(FLOODS))
+    for name in (*options["kinds"], *options["costs"]):
+        check_choice("kind", name, tuple(KINDS))
     detox = plan.detox("restore")
     looked = cache(partial(looked_at, plan, detox))
     public = load_public_victims(options["images"], data=plan.data)
@@ -77,6 +82,8 @@ def cells(plan: Plan) -> Iterable[Cell]:
         yield Cell({"clean draws": options["draws"]}, partial(clean_row, detox, plan))
     for name in options["floods"]:
         yield Cell({"flood": name}, lambda name=name: flood_row(name, public[0], looked, detox, plan))
+    for name in options["costs"]:
+        yield Cell({"costs": name}, lambda name=name: costs_row(name, detox, plan))
 
 
 def looked_at(plan: Plan, detox: SampDetox, view: str) -> tuple[Looked, Looked]:
@@ -145,14 +152,26 @@ def behind(detox: SampDetox) -> Behind:
 
 
 def clean_row(detox: SampDetox, plan: Plan) -> dict[str, Any]:
-    """How often a trigger is claimed among clean images of both views."""
-    pools = {}
-    for view in (CROPPED, WHOLE) if plan.options["images"] == "gtsrb" else (CROPPED,):
+    """How often a trigger is claimed among clean images: of the kinds that are named, else of both views."""
+    pools, draws, wanted = {}, plan.options["draws"], plan.options["kinds"]
+    for name in wanted:
+        kind = load_kind(name, plan.options["traffic"] + plan.n, plan.seed, data=plan.data)
+        seen = look(kind.images, kind.labels, comparer(detox))
+        pools[name] = seen.images, seen.purified
+    for view in () if wanted else (CROPPED, WHOLE) if plan.options["images"] == "gtsrb" else (CROPPED,):
         seen = look(*images_of(plan, view), comparer(detox))
         pools[f"{plan.options['images']}, {view}"] = seen.images, seen.purified
-    draws = plan.options["draws"]
     found = claims_on_clean(pools, draws=draws, n=plan.options["traffic"], seed=plan.seed)
-    return {"claims": {name: rounded(wilson(*count)) for name, count in found.items()}}
+    return {
+        "claims": {name: rounded(wilson(count["claimed"], count["draws"])) for name, count in found.items()},
+        "automatic": {name: count["automatic"] for name, count in found.items()},
+    }
+
+
+def costs_row(name: str, detox: SampDetox, plan: Plan) -> dict[str, Any]:
+    """What the search costs beside purifying, on images of a kind, a tenth of which carry a date stamp."""
+    images = load_kind(name, plan.options["traffic"], plan.seed, data=plan.data).images
+    return measure_costs(FLOODS["date stamp"], images, comparer(detox), carriers=len(images) // 10)
 
 
 def flood_row(name: str, victim: Victim, looked: Any, detox: SampDetox, plan: Plan) -> dict[str, Any]:
@@ -171,14 +190,23 @@ def render(document: Document) -> str:
         tables.append(markdown(head, [_line(name, each) for name, each in own]))
     for row in (row for row in rows if "claims" in row):
         lines = [
-            [name, str(share["n"]), str(round(share["value"] * share["n"]))] for name, share in row["claims"].items()
+            [name, str(share["n"]), str(round(share["value"] * share["n"])), str(row["automatic"][name])]
+            for name, share in row["claims"].items()
         ]
-        tables.append(markdown(["clean images", "draws", "a trigger claimed"], lines))
+        tables.append(
+            markdown(["clean images", "draws", "a trigger claimed", "that would be taken out unasked"], lines)
+        )
     floods = [row for row in rows if "flood" in row]
     if floods:
         names = ("claimed", "area", "energy", "automatic", "carriers matched", "others matched", "before", "after")
         lines = [[row["flood"], *(_cell(row[name]) for name in names)] for row in floods]
         tables.append(markdown(["flood", *names], lines))
+    costs = [row for row in rows if "costs" in row]
+    if costs:
+        names = ("images", "purifying", "search, nothing shared", "search, found", "matching")
+        lines = [[row["costs"], *("-" if row[name] is None else f"{row[name]:.3g}" for name in names)] for row in costs]
+        tables.append(markdown(["images of", "how many", "purifying, ms an image", *names[2:]], lines))
+        tables.append("Search and matching as shares of the time that purifying the same images once takes.")
     text = "Shares in % with 95 % intervals (Wilson); PA and ASR of triggered images, all of other images than the "
     return "\n\n".join([*tables, f"{text}traffic's."])
 

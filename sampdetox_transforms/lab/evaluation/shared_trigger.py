@@ -1,21 +1,16 @@
 """Shared triggers measured: attack x share of triggered images x CA, PA, ASR, found, matched, beside the default alone.
 
-``measure_shared`` makes the rows of one victim, ``claims_on_clean`` counts what is claimed where there is no trigger,
-``write_report`` writes both as JSON and Markdown.
+``measure_shared`` makes the rows of one victim.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sampdetox_transforms._common import write_atomically
-from sampdetox_transforms.lab.environment import describe, in_words
 from sampdetox_transforms.lab.metrics import Share, wilson
 from sampdetox_transforms.lab.victims.classifiers import predict
 from sampdetox_transforms.method.shared_trigger import recover_shared
@@ -169,32 +164,6 @@ def purified_where(matched: Tensor, looked: Looked, purify: Purify) -> Tensor:
     return result
 
 
-def claims_on_clean(
-    pools: Mapping[str, tuple[Tensor, Tensor]],
-    *,
-    draws: int = 100,
-    n: int = 200,
-    false_alarm_rate: float = 0.01,
-    seed: int = 0,
-) -> dict[str, list[int]]:
-    """How often a trigger is claimed where there is none: for each kind [claims, draws], the draws shared evenly.
-
-    Args:
-        pools: for each kind clean images and what ``compare`` of ``measure_shared`` makes of them, n or more.
-        draws: in all; each takes n images of one kind.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    counts = {name: [0, 0] for name in pools}
-    for draw in range(draws):
-        name = list(pools)[draw % len(pools)]
-        images, purified = pools[name]
-        some = torch.randperm(len(images), generator=generator)[:n]
-        claimed = recover_shared(images[some], purified[some], false_alarm_rate=false_alarm_rate, most=1, seed=draw)
-        counts[name][0] += bool(claimed)
-        counts[name][1] += 1
-    return counts
-
-
 def correlation(trigger: SharedTrigger | None, clean: Tensor, dirty: Tensor) -> float | None:
     """Of what the recovered trigger and the true one change in the mean image; None for one without a place."""
     if trigger is None or trigger.moves:
@@ -212,42 +181,3 @@ def eight_bits(images: Tensor) -> Tensor:
 
 def share(hits: Tensor) -> Share:
     return wilson(int(hits.sum()), len(hits))
-
-
-def table(rows: Sequence[SharedRow], clean: Mapping[str, Sequence[int]] | None = None) -> str:
-    """The rows as Markdown: shares in %, one line a way to purify."""
-    lines = [
-        "| attack | triggered | defense | CA | PA | ASR | found | matched | clean matched | correlation |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        numbers = [f"{100 * value.value:.1f}" for value in (row.CA, row.PA, row.ASR)]
-        told = ["-"] * 4
-        if row.defense != DEFAULT or not row.found:
-            told = ["yes" if row.found else "no", f"{100 * row.matched.value:.1f}"]
-            told.append(f"{100 * row.clean_matched.value:.1f}")
-            told.append("-" if row.correlation is None else f"{row.correlation:.2f}")
-        cells = [row.attack, f"{row.triggered} of {row.traffic}", row.defense, *numbers, *told]
-        lines.append(f"| {' | '.join(cells)} |")
-    if clean:
-        lines += ["", "| clean images of | draws | a trigger claimed |", "|---|---|---|"]
-        lines += [f"| {name} | {draws} | {claims} |" for name, (claims, draws) in clean.items()]
-        claims, draws = (sum(count[i] for count in clean.values()) for i in (0, 1))
-        lines.append(f"| all | {draws} | {claims} |")
-    return "\n".join(lines) + "\n"
-
-
-def write_report(
-    path: Path, rows: Sequence[SharedRow], clean: Mapping[str, Sequence[int]] | None = None, *, about: str = ""
-) -> None:
-    """PATH.json with intervals and environment, and PATH.md."""
-    environment = describe()
-    result = {
-        "about": about,
-        "environment": environment,
-        "rows": [asdict(row) for row in rows],
-        "clean": {name: list(count) for name, count in (clean or {}).items()},
-    }
-    text = table(rows, clean) + f"\n{about} {in_words(environment)}.\n"
-    write_atomically(path.with_suffix(".json"), lambda part: part.write_text(json.dumps(result, indent=1) + "\n"))
-    write_atomically(path.with_suffix(".md"), lambda part: part.write_text(text))

@@ -6,6 +6,7 @@ import torch
 from sampdetox_transforms import SampDetox
 from sampdetox_transforms.lab.evaluation import shared_study
 from sampdetox_transforms.lab.evaluation.run import run_experiment
+from sampdetox_transforms.lab.evaluation.shared_clean import claims_on_clean, measure_costs
 from sampdetox_transforms.lab.evaluation.shared_floods import FLOODS, measure_flood
 from sampdetox_transforms.lab.evaluation.shared_study import comparer, purifier, render
 from sampdetox_transforms.lab.evaluation.shared_trigger import look
@@ -86,16 +87,42 @@ def signs_like():
     return torch.rand(6, 3, 24, 24, generator=torch.Generator().manual_seed(4))
 
 
+def test_clean_images_are_drawn_and_counted():
+    clean = natural(70, 0)
+    marked = torch.cat([square(clean[:20]), clean[20:]])
+    pools = {"clean": (clean, purify(clean)), "marked": (marked, purify(marked))}
+    counts = claims_on_clean(pools, draws=5, n=70)
+    assert counts["clean"] == {"draws": 3, "claimed": 0, "automatic": 0}
+    assert counts["marked"] == {"draws": 2, "claimed": 2, "automatic": 2}
+
+
+def test_costs_are_shares_of_purifying(monkeypatch):
+    seconds = iter(range(0, 1000, 10))
+    monkeypatch.setattr("sampdetox_transforms.lab.speed.clocks.clock", lambda device: next(seconds))
+    found = measure_costs(square, natural(70, 0), purify, carriers=20)
+    shares = dict.fromkeys(("search, nothing shared", "search, found", "matching"), pytest.approx(1 / 3))
+    assert found == {"images": 70, "purifying": pytest.approx(30_000 / 70), **shares}  # three batches, ten seconds each
+    none = measure_costs(lambda x: x, natural(70, 0), purify)
+    assert none["search, found"] is None and none["matching"] is None
+
+
 def test_tables():
     share = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 20}
     own = {"triggered": 10, "traffic": 200, "defense": "default alone", "correlation": None, "found": False}
     own |= dict.fromkeys(("CA", "PA", "ASR", "matched", "clean_matched"), share)
     flood = {"flood": "logo", "claimed": True, "area": 0.01, "energy": 0.02, "automatic": True}
     flood |= dict.fromkeys(("carriers matched", "others matched", "before", "after"), 1.0)
-    rows = [{"victim": "square", "rows": [own]}, {"clean draws": 20, "claims": {"gtsrb": share}}, flood]
+    rows = [
+        {"victim": "square", "rows": [own]},
+        {"clean draws": 20, "claims": {"gtsrb": share}, "automatic": {"gtsrb": 7}},
+        flood,
+    ]
+    costs = {"images": 200, "purifying": 14.26, "search, nothing shared": 0.0761}
+    rows.append({"costs": "lfw", **costs, "search, found": None, "matching": None})
     text = render({"rows": rows})
     assert "| square | 10 of 200 | default alone | 50.0 [40.0, 60.0] |" in text
-    assert "| gtsrb | 20 | 10 |" in text and "| logo | yes | 0.010 | 0.020 | yes |" in text
+    assert "| gtsrb | 20 | 10 | 7 |" in text and "| lfw | 200 | 14.3 | 0.0761 | - | - |" in text
+    assert "| logo | yes | 0.010 | 0.020 | yes |" in text
 
 
 def test_too_few_images_are_said_before_any_work(monkeypatch, tiny):

@@ -1,7 +1,5 @@
 """The experiment on shared triggers, with a purifier and a classifier that are known exactly."""
 
-import json
-
 import pytest
 import torch
 
@@ -10,10 +8,8 @@ from sampdetox_transforms.lab.evaluation.shared_trigger import (
     DEFAULT,
     TAKEN_OUT,
     Subject,
-    claims_on_clean,
     look,
     measure_shared,
-    write_report,
 )
 from sampdetox_transforms.method.shared.spectrum import restored, smoothed
 
@@ -59,14 +55,3 @@ def test_taking_it_out_ends_the_attack(rows):
     assert row.found and row.matched.value > 0.9 and row.clean_matched.value < 0.1
     assert row.correlation > 0.7 and row.CA.value == 1
     assert rows[1][20].pattern.shape == PATTERN.shape
-
-
-def test_report(rows, tmp_path):
-    clean = natural(40, 3)
-    counts = claims_on_clean({"made": (clean, smoothed(clean, 3))}, draws=3, n=30)
-    assert counts == {"made": [0, 3]}
-    write_report(tmp_path / "shared", rows[0], counts, about="A test:")
-    result = json.loads((tmp_path / "shared.json").read_text())
-    assert len(result["rows"]) == 3 and result["rows"][0]["CA"]["n"] == 70
-    text = (tmp_path / "shared.md").read_text()
-    assert "| planted | 20 of 70 | trigger taken out |" in text and "| made | 3 | 0 |" in text
