@@ -19,9 +19,9 @@ from sampdetox_transforms.method.shared.find import (
     Group,
     agreements,
     at_most,
+    compared,
     enough_permutations,
     find_group,
-    most_alike,
     same_content,
     views,
 )
@@ -111,9 +111,9 @@ def _clearest(residuals: Tensor, same: Tensor, false_alarm_rate: float, generato
     best: Group | None = None
     for view, vectors in views(residuals).items():
         parts = agreements(vectors, same, generator=generator)
-        some = most_alike(parts)
-        compared = parts[:, some[:, None], some]
-        group = find_group(compared, permutations=permutations, generator=generator, floors=FLOORS[view])
+        some = compared(parts)
+        parts = parts[:, some[:, None], some]
+        group = find_group(parts, permutations=permutations, generator=generator, floors=FLOORS[view])
         if group is None:
             continue
         p_value = min(1.0, group.p_value * LOOKS)

@@ -43,9 +43,10 @@ SPARSE = 16  # the usual size of an agreement is taken from so many rows: a medi
 
 AT_ONCE = 2**20  # values of the matrices that are searched at once
 
-# Images whose agreement is searched, and compared with chance; of more those that agree most. Clean GTSRB images, 1,000
-# at a time, have groups with a fifth of 10.8 without this, and none with it; ten images of 1,000 with a pattern stay.
-COMPARED = 256
+# Images whose agreement is searched, and compared with chance; of more, those that agree most, and others evenly, beside
+# which they stand out. Clean GTSRB images, 1,000 at a time, have groups with a fifth of 10.8 and a fifteenth of 8.0
+# without this, 7.1 and 5.1 with it. With more that agree most, a trigger in a tenth of the images is what is usual.
+COMPARED, CLOSEST = 256, 64
 
 
 class Group(NamedTuple):
@@ -108,17 +109,19 @@ def agreements(
     return torch.stack([(part @ part.T).masked_fill_(excluded, 0) for part in parts])
 
 
-def most_alike(parts: Float[Tensor, "k n n"], most: int = COMPARED) -> Int[Tensor, " m"]:
-    """The images that agree most with any others, at most ``most`` of them, ascending.
+def compared(parts: Float[Tensor, "k n n"]) -> Int[Tensor, " m"]:
+    """The images to search, at most ``COMPARED``, ascending: those that agree most with any others, and others.
 
     Chance may negate parts of an image (``permutation_p_value``); that changes none of these sizes, so that it need
     not be asked about those that are left out here.
     """
     n = parts.shape[1]
-    if n <= most:
+    if n <= COMPARED:
         return torch.arange(n, device=parts.device)
-    rows = parts.abs().sum(dim=0).clamp(max=0.5).square().sum(dim=1)
-    return rows.topk(most).indices.sort().values
+    order = parts.abs().sum(dim=0).clamp(max=0.5).square().sum(dim=1).argsort(descending=True, stable=True)
+    rest = order[CLOSEST:]
+    evenly = torch.arange(COMPARED - CLOSEST, device=parts.device) * len(rest) // (COMPARED - CLOSEST)
+    return torch.cat([order[:CLOSEST], rest[evenly]]).sort().values
 
 
 def find_group(
