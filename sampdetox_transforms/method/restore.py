@@ -40,11 +40,6 @@ class Removal(NamedTuple):
     calls: Int[Tensor, " b"]
 
 
-def is_small(x: Float[Tensor, "..."]) -> bool:
-    """Whether images (..., h, w) are of the size that the small networks know."""
-    return min(x.shape[-2:]) <= SMALL
-
-
 @dataclass(frozen=True, kw_only=True)
 class Restore:
     """The global stage for every image, and for those with a trigger a local stage that restores its region.
@@ -125,10 +120,6 @@ class Restore:
         """The highest level at which the network is asked."""
         return max(self.t1, self.t2, self.t1_large or 0)
 
-    def level_of(self, x: Float[Tensor, "..."]) -> float:
-        """The level of the global stage for images of this size."""
-        return self.t1 if self.t1_large is None or is_small(x) else self.t1_large
-
     def run(
         self,
         x0: Float[Tensor, "b c h w"],
@@ -149,8 +140,9 @@ class Restore:
             matched: images that a shared trigger was taken out of; what is left of it needs no more than t2_light.
         """
         calibration = calibrations.of(networks)
-        t1, jitter = self.level_of(x0), self.jitter * is_small(x0)
-        diffuse = Diffusion(self, networks, denoiser, schedule)
+        small = min(x0.shape[-2:]) <= SMALL
+        t1, jitter = self.t1 if self.t1_large is None or small else self.t1_large, self.jitter * small
+        diffuse = Diffusion(self, networks.denoiser(schedule) or denoiser, schedule)
 
         given = x0
         x0, waves = without_waves(x0, self.waves)
@@ -233,17 +225,16 @@ class Restore:
 
 
 class Diffusion(NamedTuple):
-    """Noise up to a level, and the walk of the settings down to 0, by the networks' own denoiser if they have one."""
+    """Noise up to a level, and the walk of the settings down to 0."""
 
     settings: Restore
-    networks: SearchNetworks
     denoiser: Denoiser
     schedule: Schedule
 
     def __call__(self, x: Float[Tensor, "b c h w"], level: float, noise: Noise) -> Float[Tensor, "b c h w"]:
         """``global_stage`` from one level."""
-        levels, denoiser = grid(level, self.settings.stride), self.networks.denoiser(self.schedule, level)
-        return global_stage(x, denoiser or self.denoiser, self.schedule, levels, step_of(self.settings), noise)
+        levels = grid(level, self.settings.stride)
+        return global_stage(x, self.denoiser, self.schedule, levels, step_of(self.settings), noise)
 
     def to_own_levels(
         self, x: Float[Tensor, "b c h w"], t1: float, dense: DenseAnswer, noise: Noise

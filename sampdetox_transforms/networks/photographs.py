@@ -77,9 +77,18 @@ class Photographs(nn.Module):
         """The masked pixels as predicted from the others; nothing in them is looked at."""
         return torch.where(mask, self.restored(x, x.new_zeros(len(x)), mask=mask).clamp(-1, 1), x)
 
-    def denoiser(self, schedule: Schedule, level: float) -> Callable[[Tensor, Tensor], Tensor]:
-        """(x_t, t) -> eps at levels t + 1 of a schedule, whatever the highest ``level`` is."""
-        return partial(noise_in, self.restored, schedule)
+    def denoiser(self, schedule: Schedule) -> Callable[[Tensor, Tensor], Tensor]:
+        """(x_t, t) -> eps at levels t + 1 of a schedule."""
+        return partial(self.noise_in, schedule)
+
+    def noise_in(
+        self, schedule: Schedule, x_t: Float[Tensor, "b c h w"], t: Real[Tensor, " b"]
+    ) -> Float[Tensor, "b c h w"]:
+        """The noise in ``x_t``, from the image that the network takes it for (equation 4 of the paper, solved)."""
+        level = t.double() + 1
+        signal, sigma = (part[:, None, None, None] for part in (schedule.signal(level), schedule.sigma(level)))
+        x = scaled(signal.rsqrt(), x_t)  # the image plus noise of std sigma
+        return scaled(1 / sigma, x - self.restored(x, sigma.flatten().to(x)))
 
     def restored(
         self,
@@ -107,23 +116,6 @@ class Photographs(nn.Module):
         else:  # never large: holes are filled at the size at which they were looked for
             image = image + self.restoring(torch.cat([image, mask.to(image)], dim=1), told(sigma, dense))
         return image.mean(dim=1, keepdim=True) if x.shape[1] == 1 else image
-
-
-def noise_in(
-    restored: Callable[[Tensor, Tensor], Tensor],
-    schedule: Schedule,
-    x_t: Float[Tensor, "b c h w"],
-    t: Real[Tensor, " b"],
-) -> Float[Tensor, "b c h w"]:
-    """The noise in ``x_t``, from the image that a network takes it for (equation 4 of the paper, solved).
-
-    Args:
-        restored: images with noise of a std beside [-1, 1], and that std (b,) -> the images.
-    """
-    level = t.double() + 1
-    signal, sigma = (part[:, None, None, None] for part in (schedule.signal(level), schedule.sigma(level)))
-    x = scaled(signal.rsqrt(), x_t)  # the image plus noise of std sigma
-    return scaled(1 / sigma, x - restored(x, sigma.flatten().to(x)))
 
 
 def told(sigma: Float[Tensor, " b"], dense: bool) -> Float[Tensor, "b 3"]:

@@ -1,9 +1,7 @@
 """The networks of the ``restore`` preset: what does not belong to an image, and what the image was without it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float
@@ -83,29 +81,19 @@ class Restorer(WeightsAsBytes):
         return Answer(out[:, -1:], dense, out[:, :-1] + x[..., :height, :width])
 
 
-class LowLevels(Protocol):
-    """What has a denoiser up to some level."""
-
-    def denoiser(self, schedule: Schedule, level: float) -> Callable[[Tensor, Tensor], Tensor] | None: ...
-
-
 class Specialists(WeightsAsBytes):
     """Two networks that answer as one: for local triggers and for filling, and for triggers that cover the image.
 
     They know images of 32 pixels; see ``SearchNetworks`` for the attributes, which were chosen on held-out training
-    images for these two. ``light`` takes little noise away at a quarter of the usual cost (``networks/light.py``); None
-    leaves that to the denoiser that the algorithm is given.
+    images for these two.
     """
 
     name, calls, finds_dense = "small", 2, True
     as_is, side = 48, 32
     window, certain, possible, margins = 2, -0.5, -1.0, (0, 1)
 
-    def __init__(
-        self, local: nn.Module | None = None, dense: nn.Module | None = None, light: "LowLevels | None" = None
-    ):
+    def __init__(self, local: nn.Module | None = None, dense: nn.Module | None = None):
         super().__init__()
-        self.light = light
         self.local = Restorer() if local is None else local
         self.dense = Restorer(RestorerConfig(down_blocks=(2, 2, 4))) if dense is None else dense
 
@@ -118,9 +106,8 @@ class Specialists(WeightsAsBytes):
         """What both say of the images."""
         return self(x)
 
-    def denoiser(self, schedule: Schedule, level: float) -> Callable[[Tensor, Tensor], Tensor] | None:
-        """For low levels the light one, where there is one; None for others: the algorithm is given a denoiser."""
-        return None if self.light is None else self.light.denoiser(schedule, level)
+    def denoiser(self, schedule: Schedule) -> None:
+        """None: images of this size have the denoiser that the algorithm is given."""
 
     def estimate(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """The images as they would be without a trigger that covers all of them."""

@@ -10,14 +10,11 @@ import torch
 from torch import nn
 
 from sampdetox_transforms.method.calibration import Calibration, Calibrations
-from sampdetox_transforms.method.restore import is_small
+from sampdetox_transforms.method.restore import SMALL
 from sampdetox_transforms.method.search import SearchNetworks
-from sampdetox_transforms.networks.light import load_light
 from sampdetox_transforms.networks.photographs import Photographs, load_photographs
 from sampdetox_transforms.networks.restorer import Specialists
 from sampdetox_transforms.networks.restorer_files import RESTORER_FOLDER, load_calibrations, load_restorer
-
-LIGHT_SHA256 = ""
 
 
 class Restorers(nn.Module):
@@ -34,9 +31,10 @@ class Restorers(nn.Module):
 
     def of(self, x: torch.Tensor) -> SearchNetworks:
         """The networks for images of this size, (..., h, w)."""
-        if self.large is None or is_small(x):
+        short = min(x.shape[-2:])
+        if self.large is None or short <= SMALL:
             return self.small  # pyright: ignore[reportReturnType]
-        return self.medium if min(x.shape[-2:]) < self.large.least else self.large  # pyright: ignore[reportReturnType]
+        return self.medium if short < self.large.least else self.large  # pyright: ignore[reportReturnType]
 
     @property
     def medium(self) -> Photographs | None:
@@ -54,7 +52,6 @@ def load_restorers(folder: str | Path = RESTORER_FOLDER) -> tuple[Restorers, Cal
         WeightsFileError: a file is missing, damaged or not the pinned one.
     """
     small, small_calibration = load_restorer(folder)
-    small.light = load_light(folder, sha256=LIGHT_SHA256 if Path(folder) == RESTORER_FOLDER else "")
     large, calibrations = load_photographs(folder)
     return Restorers(small, large), replace(calibrations, small=small_calibration)
 

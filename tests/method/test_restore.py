@@ -234,7 +234,7 @@ def test_networks_may_bring_their_denoiser_and_give_their_estimate_only_when_it_
         def look(self, x):
             return super().look(x)._replace(image=None)
 
-        def denoiser(self, schedule, level):
+        def denoiser(self, schedule):
             assert schedule is LINEAR
             return lambda x, t: torch.full_like(x, 0.01)
 

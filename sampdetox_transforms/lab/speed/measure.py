@@ -17,9 +17,7 @@ from sampdetox_transforms.lab.speed.clocks import Stopwatch, TimedNoise, clock, 
 from sampdetox_transforms.lab.speed.table import PARTS, BatchSpeed, DefendedSpeed
 from sampdetox_transforms.method.algorithm1 import Algorithm1
 from sampdetox_transforms.method.noise import fresh_noise
-from sampdetox_transforms.method.restore import Restore
 from sampdetox_transforms.method.sampdetox import on_schedule
-from sampdetox_transforms.method.schedule import Schedule
 from sampdetox_transforms.transforms.transform import SampDetox
 
 MATMUL_SIZE = {"cpu": 1024, "cuda": 8192}
@@ -66,10 +64,8 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, size: int, repeats: in
 
 
 def network_of(detox: SampDetox, images: Float[Tensor, "b c h w"]) -> Callable[[Tensor, Tensor], Tensor]:
-    """The denoiser that clean images of this size are given to: the default may have one of its own."""
-    own, settings = None, detox.settings
-    if detox.restorer is not None and isinstance(settings, Restore):
-        own = detox.restorer.of(images).denoiser(detox.schedule, settings.level_of(images))
+    """The denoiser that images of this size are given to: large ones have one of their own."""
+    own = None if detox.restorer is None else detox.restorer.of(images).denoiser(detox.schedule)
     return detox.denoiser if own is None else own
 
 
@@ -160,13 +156,10 @@ def timed_search(detox: SampDetox, watch: Stopwatch, images: Tensor) -> dict[str
     if detox.restorer is None:
         return {}
     networks = copy.copy(detox.restorer.of(images))
-    own = networks.denoiser
-
-    def denoiser(schedule: Schedule, level: float) -> Callable[[Tensor, Tensor], Tensor] | None:
-        found = own(schedule, level)
-        return None if found is None else watch.timed("network", found)
-
-    object.__setattr__(networks, "denoiser", denoiser)
+    own = networks.denoiser(detox.schedule)
+    if own is not None:  # large images have a denoiser of their own
+        timed = watch.timed("network", own)
+        object.__setattr__(networks, "denoiser", lambda schedule: timed)
     for name in ("look", "estimate", "fill"):
         object.__setattr__(networks, name, watch.timed("network", getattr(networks, name)))
     return {"networks": networks, "calibrations": detox.calibration}
