@@ -40,6 +40,11 @@ class Removal(NamedTuple):
     calls: Int[Tensor, " b"]
 
 
+def is_small(x: Float[Tensor, "..."]) -> bool:
+    """Whether images (..., h, w) are of the size that the small networks know."""
+    return min(x.shape[-2:]) <= SMALL
+
+
 @dataclass(frozen=True, kw_only=True)
 class Restore:
     """The global stage for every image, and for those with a trigger a local stage that restores its region.
@@ -120,6 +125,10 @@ class Restore:
         """The highest level at which the network is asked."""
         return max(self.t1, self.t2, self.t1_large or 0)
 
+    def level_of(self, x: Float[Tensor, "..."]) -> float:
+        """The level of the global stage for images of this size."""
+        return self.t1 if self.t1_large is None or is_small(x) else self.t1_large
+
     def run(
         self,
         x0: Float[Tensor, "b c h w"],
@@ -140,8 +149,7 @@ class Restore:
             matched: images that a shared trigger was taken out of; what is left of it needs no more than t2_light.
         """
         calibration = calibrations.of(networks)
-        small = min(x0.shape[-2:]) <= SMALL
-        t1, jitter = self.t1 if self.t1_large is None or small else self.t1_large, self.jitter * small
+        t1, jitter = self.level_of(x0), self.jitter * is_small(x0)
         diffuse = Diffusion(self, networks.denoiser(schedule) or denoiser, schedule)
 
         given = x0

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sampdetox_transforms.method.calibration import Calibration, Calibrations
-from sampdetox_transforms.method.restore import SMALL
+from sampdetox_transforms.method.restore import is_small
 from sampdetox_transforms.method.search import SearchNetworks
 from sampdetox_transforms.networks.photographs import Photographs, load_photographs
 from sampdetox_transforms.networks.restorer import Specialists
@@ -31,10 +31,9 @@ class Restorers(nn.Module):
 
     def of(self, x: torch.Tensor) -> SearchNetworks:
         """The networks for images of this size, (..., h, w)."""
-        short = min(x.shape[-2:])
-        if self.large is None or short <= SMALL:
+        if self.large is None or is_small(x):
             return self.small  # pyright: ignore[reportReturnType]
-        return self.medium if short < self.large.least else self.large  # pyright: ignore[reportReturnType]
+        return self.medium if min(x.shape[-2:]) < self.large.least else self.large  # pyright: ignore[reportReturnType]
 
     @property
     def medium(self) -> Photographs | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sampdetox_transforms.method.restore import SMALL, Restore
+from sampdetox_transforms.method.restore import Restore
 from sampdetox_transforms.transforms.fit import Dose
 from sampdetox_transforms.transforms.transform import SampDetox
 
@@ -30,10 +30,9 @@ def dose_of(detox: SampDetox, images: Tensor) -> Dose:
     """The dose that images of this size get from the settings as they are."""
     settings, calibration = detox.settings, detox.calibration
     assert isinstance(settings, Restore) and calibration is not None and detox.restorer is not None
-    small = min(images.shape[-2:]) <= SMALL
     return Dose(
         false_alarm_rate=calibration.of(detox.restorer.of(images)).false_alarm_rate,
-        t1=settings.t1 if small or settings.t1_large is None else settings.t1_large,
+        t1=settings.level_of(images),
         colour_gain=settings.colour_gain,
         colour=settings.colour,
         jitter=settings.jitter,

@@ -43,8 +43,8 @@ SPARSE = 16  # the usual size of an agreement is taken from so many rows: a medi
 
 AT_ONCE = 2**20  # values of the matrices that are searched at once
 
-# Images whose agreement is searched, and compared with chance; of more, those that agree most, and others evenly, beside
-# which they stand out. Clean GTSRB images, 1,000 at a time, have groups with a fifth of 10.8 and a fifteenth of 8.0
+# Images whose agreement is searched, and compared with chance; of more, those that agree most, and others evenly, which
+# they stand out from. Clean GTSRB images, 1,000 at a time, have groups with a fifth of 10.8 and a fifteenth of 8.0
 # without this, 7.1 and 5.1 with it. With more that agree most, a trigger in a tenth of the images is what is usual.
 COMPARED, CLOSEST = 256, 64
 
@@ -89,8 +89,8 @@ def same_content(purified: Float[Tensor, "n c h w"], threshold: float = SIMILAR)
 
 def at_most(x: Float[Tensor, "n c y x"], side: int) -> Float[Tensor, "n c h w"]:
     """Images of at most so many pixels a side, larger ones shrunk by averages of areas."""
-    size = [min(length, side) for length in x.shape[-2:]]
-    return x if size == list(x.shape[-2:]) else functional.adaptive_avg_pool2d(x, size)
+    size = min(x.shape[-2], side), min(x.shape[-1], side)
+    return x if size == tuple(x.shape[-2:]) else functional.adaptive_avg_pool2d(x, size)
 
 
 SMALL = 1e-6
