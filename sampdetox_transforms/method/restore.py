@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
 from sampdetox_transforms.method.calibration import Calibrations
@@ -40,7 +40,7 @@ class Removal(NamedTuple):
     calls: Int[Tensor, " b"]
 
 
-def is_small(x: Float[Tensor, "..."]) -> bool:
+def is_small(x: Real[Tensor, "..."]) -> bool:
     """Whether images (..., h, w) are of the size that the small networks know."""
     return min(x.shape[-2:]) <= SMALL
 
@@ -125,7 +125,7 @@ class Restore:
         """The highest level at which the network is asked."""
         return max(self.t1, self.t2, self.t1_large or 0)
 
-    def level_of(self, x: Float[Tensor, "..."]) -> float:
+    def level_of(self, x: Real[Tensor, "..."]) -> float:
         """The level of the global stage for images of this size."""
         return self.t1 if self.t1_large is None or is_small(x) else self.t1_large
 
