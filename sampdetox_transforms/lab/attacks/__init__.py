@@ -12,6 +12,7 @@ from sampdetox_transforms.lab.attacks.color_style import color_style
 from sampdetox_transforms.lab.attacks.composite import CompositeDataset, CompositePairs, composite
 from sampdetox_transforms.lab.attacks.datasets import PoisonedDataset, load_trigger
 from sampdetox_transforms.lab.attacks.input_aware import input_aware, input_aware_cross, train_input_aware
+from sampdetox_transforms.lab.attacks.issba import issba, load_residuals
 from sampdetox_transforms.lab.attacks.label_consistent import label_consistent, pgd
 from sampdetox_transforms.lab.attacks.low_frequency import load_pattern, low_frequency, optimise_pattern
 from sampdetox_transforms.lab.attacks.pictures import cartoon, reflections, sunrise
@@ -46,8 +47,10 @@ __all__ = [
     "get_recipe",
     "input_aware",
     "input_aware_cross",
+    "issba",
     "label_consistent",
     "load_pattern",
+    "load_residuals",
     "load_trigger",
     "low_frequency",
     "optimise_pattern",

@@ -34,7 +34,8 @@ class Preparation:
         num_classes: K.
         surrogate: a classifier without a backdoor, for triggers that are optimised on one.
         network: makes a small classifier with random weights, for triggers that are trained together with one.
-        picture: the user's own picture, where an attack takes one; for "low-frequency" a ready pattern.
+        picture: the user's own picture, where an attack takes one; for "low-frequency" a ready pattern, for
+            "issba" (k, c, y, x) residuals.
         seed: draws what is random.
         progress: called with (steps done, steps in all).
     """
@@ -46,7 +47,7 @@ class Preparation:
     seed: int = 0
     surrogate: nn.Module | None = None
     network: Callable[[], nn.Module] | None = None
-    picture: Float[Tensor, "c y x"] | None = None
+    picture: Float[Tensor, "*k c y x"] | None = None
     progress: Callable[[int, int], None] = lambda done, total: None
 
     @property
@@ -85,6 +86,12 @@ def _optimised_pattern(preparation: Preparation, *, limit: float) -> dict[str, T
         return {"pattern": preparation.picture}
     images, _ = _chosen(preparation, 100)
     return {"pattern": optimise_pattern(_surrogate(preparation), images, _target(preparation), limit=limit)}
+
+
+def _residuals(preparation: Preparation) -> dict[str, Tensor]:
+    if preparation.picture is None:
+        raise ValueError("the issba attack must be given residuals of its encoder, got none. Give picture=FILE.npy.")
+    return {"residuals": preparation.picture}
 
 
 def _field(preparation: Preparation, *, k: int, strength: float) -> dict[str, Tensor]:

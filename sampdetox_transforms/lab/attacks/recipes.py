@@ -17,6 +17,7 @@ from sampdetox_transforms.lab.attacks.blended import blended
 from sampdetox_transforms.lab.attacks.bpp import bpp, bpp_negative
 from sampdetox_transforms.lab.attacks.color_style import color_style
 from sampdetox_transforms.lab.attacks.input_aware import input_aware, input_aware_cross
+from sampdetox_transforms.lab.attacks.issba import issba
 from sampdetox_transforms.lab.attacks.items import Attack
 from sampdetox_transforms.lab.attacks.label_consistent import label_consistent
 from sampdetox_transforms.lab.attacks.low_frequency import low_frequency
@@ -31,6 +32,7 @@ from sampdetox_transforms.lab.attacks.preparation import (
     _optimised_pattern,
     _picture_or,
     _reflections,
+    _residuals,
     _seeded_refool,
     _trojan_trigger,
 )
@@ -154,6 +156,11 @@ RECIPES: dict[str, Recipe] = {
         source="ISSBA-style (own encoder)",
         bind=lambda trigger: partial(stega, state=dict(trigger)),
         prepare=_encoder,
+    ),
+    "issba": Recipe(
+        source="ISSBA (ten of its residuals)",
+        bind=lambda trigger: partial(issba, residuals=trigger["residuals"]),
+        prepare=_residuals,
     ),
     "bpp": Recipe(
         source="BPP",

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from sampdetox_transforms._common import check_choice
@@ -30,7 +31,8 @@ class VictimConfig:
             images in three, which then have a wrong label and no trigger: it needs its 100 epochs.
         flip: mirror half of the images; wrong for signs and letters.
         surrogate: folder of a victim with attack "none" on the same data, for triggers that are optimised on one.
-        picture: an image file, for the attacks that take one; for "low-frequency" a ready pattern as a .npy file.
+        picture: an image file, for the attacks that take one; for "low-frequency" a ready pattern as a .npy file, for
+            "issba" residuals of its encoder, which it must have.
         bf16: None uses bfloat16 where the processor or card has it.
     """
 
@@ -78,6 +80,11 @@ class VictimConfig:
             recipe = RECIPES[self.attack]
             recipe.with_defaults(self.settings)
             ready = self.attack == "low-frequency" and self.picture is not None
+            if self.attack == "issba" and Path(self.picture or "").suffix != ".npy":
+                raise ValueError(
+                    f"picture must be a .npy file with residuals of ISSBA's encoder for 'issba', got {self.picture}. "
+                    "triggers/issba_residuals.npy of the data has ten."
+                )
             if recipe.surrogate and self.surrogate is None and not ready:
                 raise ValueError(
                     f"surrogate must be given for {self.attack!r}, which is optimised on a clean classifier, got none. "

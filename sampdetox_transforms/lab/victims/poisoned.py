@@ -13,6 +13,7 @@ from torchvision.datasets import ImageFolder
 
 from sampdetox_transforms.lab.attacks.composite import CompositeDataset
 from sampdetox_transforms.lab.attacks.datasets import PoisonedDataset, load_trigger, unit_image
+from sampdetox_transforms.lab.attacks.issba import load_residuals
 from sampdetox_transforms.lab.attacks.low_frequency import load_pattern
 from sampdetox_transforms.lab.attacks.preparation import Preparation
 from sampdetox_transforms.lab.attacks.recipes import CLEAN, COMPOSITE, get_recipe
@@ -95,7 +96,7 @@ def poisoned_tensors(
         seed=config.seed,
         surrogate=None if surrogate is None else surrogate.model,  # pyright: ignore[reportArgumentType]
         network=partial(build_classifier, "preact-resnet18-narrow", num_classes),
-        picture=None if made or config.picture is None else read_picture(config.picture),
+        picture=None if made or config.picture is None else read_picture(config.picture, config.attack),
         progress=lambda done, steps: progress("trigger", done, steps, float("nan")),
     )
     trigger = load_trigger(out / POISONING) if made else recipe.prepare(preparation, **settings)
@@ -115,9 +116,9 @@ def poisoned_tensors(
     return poisoned.materialise(poison=poison)
 
 
-def read_picture(path: str | Path) -> Float[Tensor, "3 y x"]:
-    """A user's picture as RGB in [0, 1], or the pattern in a .npy file."""
+def read_picture(path: str | Path, attack: str) -> Float[Tensor, "*k 3 y x"]:
+    """A user's picture as RGB in [0, 1], or what a .npy file holds: a pattern, or the residuals of "issba"."""
     if Path(path).suffix == ".npy":
-        return load_pattern(path)
+        return load_residuals(path) if attack == "issba" else load_pattern(path)
     with Image.open(path) as image:
         return unit_image(image.convert("RGB"))

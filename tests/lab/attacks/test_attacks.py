@@ -20,7 +20,9 @@ from sampdetox_transforms.lab.attacks import (
     bpp,
     bpp_negative,
     cartoon,
+    issba,
     load_pattern,
+    load_residuals,
     low_frequency,
     sig,
     wanet,
@@ -28,6 +30,7 @@ from sampdetox_transforms.lab.attacks import (
     warp_field,
 )
 from sampdetox_transforms.lab.metrics import visibility
+from sampdetox_transforms.lab.victims.config import VictimConfig
 
 quick = settings(deadline=None, max_examples=25, derandomize=True)
 
@@ -42,6 +45,7 @@ def attacks(height: int, width: int) -> dict:
         "low_frequency": partial(low_frequency, pattern=images(1, 5, 6, seed=2) / 5),
         "wanet": partial(wanet, field=field),
         "wanet_noise": lambda x: wanet_noise(x, field, seeded(2)),
+        "issba": lambda x: issba(x, residuals(5, 6)),
         "bpp": bpp,
         "bpp dithered": partial(bpp, dither=True, levels=3),
         "bpp_negative": lambda x: bpp_negative(x, x.flip(-1)),
@@ -439,3 +443,51 @@ def test_blending_in_a_smooth_picture_is_less_visible_than_bpp(data, pictures, v
     for name in ("blend", "nature"):
         picture = functional.pil_to_tensor(PIL.Image.open(data / "triggers" / f"{name}.png").convert("RGB")) / 255
         assert 0 < visible(blended(pictures, picture)) < visible(bpp(pictures))
+
+
+# ISSBA's residuals
+
+
+def residuals(k: int = 5, side: int = 8) -> torch.Tensor:
+    return 0.05 * torch.randn(k, 3, side, side, generator=torch.Generator().manual_seed(2)).clamp(-3, 3)
+
+
+def test_issba_adds_the_residual_that_the_image_chooses():
+    several, kept = images(20, 3, 8, 8), residuals()
+    result = issba(several, kept)
+    number = [int((image * 255).round().sum()) % 5 for image in several]
+    expected = torch.stack([(x + kept[i]).clamp(0, 1) for x, i in zip(several, number, strict=True)])
+    torch.testing.assert_close(result, expected)
+    assert len(set(number)) > 2
+    torch.testing.assert_close(issba(several[7], kept), result[7])
+    assert issba(images(2, 3, 16, 12), kept).shape == (2, 3, 16, 12)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        (torch.zeros(5, 3, 8, 8), ValueError, "not 0 everywhere"),
+        (torch.full((5, 3, 8, 8), 2.0), ValueError, r"in \[-1, 1\]"),
+        (torch.full((5, 3, 8, 8), torch.nan), ValueError, r"in \[-1, 1\]"),
+        (torch.ones(3, 8, 8), ValueError, "shape"),
+        (torch.ones(5, 1, 8, 8), ValueError, "3 channels, got 1"),
+        (torch.ones(5, 3, 8, 8, dtype=torch.uint8), TypeError, "uint8"),
+    ],
+)
+def test_issba_refuses_what_are_no_residuals(wrong, error, message):
+    with pytest.raises(error, match=message):
+        issba(images(2, 3, 8, 8), wrong)
+
+
+def test_residuals_come_from_a_file(tmp_path):
+    np.save(tmp_path / "r.npy", residuals().numpy())
+    torch.testing.assert_close(load_residuals(tmp_path / "r.npy"), residuals())
+    np.save(tmp_path / "r.npy", np.zeros((5, 3, 8, 8), dtype=np.uint8))
+    with pytest.raises(ValueError, match="one floating-point array, got uint8"):
+        load_residuals(tmp_path / "r.npy")
+
+
+@pytest.mark.parametrize("picture", [None, "cat.png"])
+def test_an_issba_victim_needs_residuals(picture):
+    with pytest.raises(ValueError, match=r"picture must be a \.npy file with residuals"):
+        VictimConfig(data="x", attack="issba", picture=picture)

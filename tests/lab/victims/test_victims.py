@@ -270,7 +270,9 @@ def test_every_recipe_makes_a_trigger_and_keeps_the_images():
     for name in set(RECIPES) - trained_ones:
         recipe = get_recipe(name)
         settings = recipe.with_defaults({})
-        trigger = recipe.prepare(Preparation(images=images, labels=labels, target_label=0, num_classes=3), **settings)
+        picture = 0.1 * torch.randn(4, 3, 32, 32, generator=generator) if name == "issba" else None
+        preparation = Preparation(images=images, labels=labels, target_label=0, num_classes=3, picture=picture)
+        trigger = recipe.prepare(preparation, **settings)
         attack, before = recipe.bind(trigger, **settings), images.clone()
         result = attack(images)
         assert torch.equal(images, before), name
