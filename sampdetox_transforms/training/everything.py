@@ -70,7 +70,9 @@ def train_all(
             device=device,
             progress=lambda name, step, _, loss: progress(name, first.steps + step, total, loss),
         )
-    if third is not None:
+    if third is not None and not is_finished(
+        below, "the networks of photographs", photo_networks.is_finished(below), photo_networks.SETTINGS, third
+    ):
         before = steps_of_all(first, second)
         photo_networks.train_photographs(
             third,

@@ -1,5 +1,6 @@
 """Make all that images above 48 pixels need: both networks for photographs, and thresholds from held-out images."""
 
+import json
 import shutil
 import statistics
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
+from sampdetox_transforms._common import write_atomically
 from sampdetox_transforms.method.calibration import SHARES, Calibration, Calibrations, calibrate, strictest
 from sampdetox_transforms.networks.photographs import PHOTOGRAPHS, Photographs, save_photographs
 from sampdetox_transforms.training.config import PhotoTrainingConfig
@@ -19,6 +21,8 @@ from sampdetox_transforms.training.data import held_out
 from sampdetox_transforms.training.loop import Progress, silent
 from sampdetox_transforms.training.photo_restoring import RESTORING, train_photo_restoring
 from sampdetox_transforms.training.photo_search import WEIGHTS, train_photo_search
+
+SETTINGS = "photographs-training.json"  # what the networks of a folder were trained with
 
 SIDES = (64, 256)  # pixels of the shorter side at which images are measured, at least and at most
 MEASURED = 400  # images of a folder at most
@@ -70,10 +74,18 @@ def train_photographs(
     networks.restoring.load_state_dict({k: v.float() for k, v in load_file(restoring / RESTORING).items()})
     networks.to(device=device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     networks = networks.eval().requires_grad_(False)
-    save_photographs(out, networks, measure(networks, measured, config.false_alarm_rate, device))
+    calibrations = measure(networks, measured, config.false_alarm_rate, device)
+    record = json.dumps({"training": config.record()}, indent=1) + "\n"
+    write_atomically(out / SETTINGS, lambda path: path.write_text(record))
+    save_photographs(out, networks, calibrations)
     for folder in (search, restoring):
         shutil.rmtree(folder)
     return out
+
+
+def is_finished(out: Path) -> bool:
+    """Whether a folder holds the networks and what they were trained with."""
+    return (out / PHOTOGRAPHS).exists() and (out / SETTINGS).exists()
 
 
 def measure(

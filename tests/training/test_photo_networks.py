@@ -1,5 +1,6 @@
 """Both networks for photographs and their thresholds, from one folder of images to one that the default reads."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,14 @@ from sampdetox_transforms.networks.photographs import PHOTOGRAPHS, Photographs, 
 from sampdetox_transforms.training.config import PhotoTrainingConfig
 from sampdetox_transforms.training.data import held_out
 from sampdetox_transforms.training.photo_data import crops_of
-from sampdetox_transforms.training.photo_networks import measure, squares, train_photographs, usual_side
+from sampdetox_transforms.training.photo_networks import (
+    SETTINGS,
+    is_finished,
+    measure,
+    squares,
+    train_photographs,
+    usual_side,
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +52,15 @@ def test_a_killed_run_ends_as_a_whole_one(config, tmp_path):
         train_photographs(config, tmp_path / "killed", progress=stop)
     train_photographs(config, tmp_path / "killed")
     files = [{p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("whole", "killed")]
-    assert files[0] == files[1] and len(files[0]) == 2
+    assert files[0] == files[1] and len(files[0]) == 3
     networks, calibrations = load_photographs(made)
     calibration = calibrations.medium
     assert isinstance(networks, Photographs) and calibration is not None and calibrations.large == calibration
     assert calibration.images == 20 and calibration.false_alarm_rate == 0.2
     assert networks.look(pixels(1, 3, 64, 64)).local.shape == (1, 1, 64, 64)
     assert train_photographs(config, made, progress=stop) == made  # finished: nothing is done
-    assert PHOTOGRAPHS in files[0]
+    assert PHOTOGRAPHS in files[0] and is_finished(made) and not is_finished(tmp_path)
+    assert json.loads(files[0][SETTINGS])["training"]["steps"] == 1
 
 
 def test_what_is_measured_is_not_learnt_from(config, folder):

@@ -268,6 +268,15 @@ def test_all_networks_in_one_folder(folder, tmp_path):
         train_all([folder], out, denoiser={**TINY_DENOISER, "max_level": 5}, restorer=restorer)
 
 
+def test_networks_of_photographs_are_not_trained_twice_and_not_taken_for_those_of_other_settings(folder, tmp_path):
+    large = {"sizes": ((16, 5, 1.0),), "steps": 1, "workers": 0, "bf16": False, "drawn": 0, "held_out": 0.5}
+    settings = {"denoiser": TINY_DENOISER, "restorer": SETTINGS, "photographs": large}
+    out = train_all([folder], tmp_path / "out", **settings)
+    train_all([folder], out, progress=stop_at("search", 7), **settings)
+    with pytest.raises(ValueError, match=r"with the networks of photographs of another seed"):
+        train_all([folder], out, **{**settings, "photographs": {**large, "seed": 1}})
+
+
 @pytest.mark.parametrize("killed_at", [("denoiser", 1), ("denoiser", 2), ("local", 3), ("dense", 6)])
 def test_all_resumes_wherever_it_was_killed(folder, tmp_path, killed_at):
     settings = {"denoiser": TINY_DENOISER, "restorer": SETTINGS}
