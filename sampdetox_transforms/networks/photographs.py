@@ -34,8 +34,8 @@ from sampdetox_transforms.networks.tiles import in_parts
 
 PHOTOGRAPHS, CALIBRATION = "photographs.safetensors", "photographs.json"
 PHOTOGRAPHS_SHA256 = {
-    PHOTOGRAPHS: "3eecbfa7842bdb7b3c70ff39ef87c5b60f4e801972525c2126ff6edcd0d60dda",
-    CALIBRATION: "987b162f166547eedb5a4f49b69d8ee6ee427c9c434da118c9faac22a76c0f0c",
+    PHOTOGRAPHS: "eb7d758cfbb86e7ce2d8af39b32bbea8f4ff4c201bc3851d27ab81bbadf66b0a",
+    CALIBRATION: "80ca9473d960b7bfe75a8d663d44d9b978917439040b5b9f24cc7f709492d2bb",
 }
 LEAST_SIGMA = 0.01  # of the noise that the restoring network is told of
 

@@ -167,7 +167,13 @@ class PhotoTrainingConfig(RunConfig):
 
     shares: tuple[float, ...] = ()
     drawn: float = 0.09
-    sizes: tuple[tuple[int, int, float], ...] = ((64, 48, 0.2), (96, 24, 0.35), (128, 15, 0.35), (192, 8, 0.1))
+    sizes: tuple[tuple[int, int, float], ...] = (
+        (64, 48, 0.1),
+        (96, 24, 0.3),
+        (128, 15, 0.35),
+        (160, 10, 0.15),
+        (192, 8, 0.1),
+    )
     steps: int = 20_000
     learning_rate: float = 1.5e-3
     ema: float = 0.998
