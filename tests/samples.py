@@ -36,7 +36,7 @@ RED = (0.5, -0.5, -0.5)
 class WhiteIsForeign(nn.Module):
     """Search networks that are known: white is a trigger, a blue image carries a dense one; all is filled with red."""
 
-    name, calls = "small", 2
+    name, calls, finds_dense, suspicious_again = "small", 2, True, False
     as_is, side = 48, 32
     window, certain, possible, margins = 2, -0.5, -1.0, (0, 1)
 

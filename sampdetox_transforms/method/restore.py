@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
-from sampdetox_transforms.method.calibration import Calibrations
+from sampdetox_transforms.method.calibration import Calibration, Calibrations
 from sampdetox_transforms.method.checks import check_levels, check_numbers, check_walk, step_of
 from sampdetox_transforms.method.dense import DenseAnswer, answer_dense, lightened
 from sampdetox_transforms.method.look import Look, look
@@ -23,7 +23,7 @@ from sampdetox_transforms.method.retouch import colour_amount, jittered, resampl
 from sampdetox_transforms.method.sampdetox import global_stage
 from sampdetox_transforms.method.samplers import Denoiser, Noise, grid
 from sampdetox_transforms.method.schedule import Schedule
-from sampdetox_transforms.method.search import SearchNetworks, dilate, enlarge, enlarge_map, locate
+from sampdetox_transforms.method.search import SearchNetworks, dilate, enlarge, enlarge_map, local_suspicion, locate
 from sampdetox_transforms.method.waves import without_waves
 
 AMOUNTS = ("gain", "dense_gain", "colour_gain", "waves", "jitter", "sharpness")  # settings that are 0 or more
@@ -160,7 +160,7 @@ class Restore:
         stage1 = jittered(diffuse(start, t1, noise), jitter, noise)
         index = seen.alarms.any(dim=1).nonzero()[:, 0]
         known = torch.zeros_like(seen.alarms[:, 0]) if matched is None else matched
-        removed = self.take_out(seen.only(index), networks, known[index])
+        removed = self.take_out(seen.only(index), networks, calibration, known[index])
         mask = enlarge_map(removed.mask.to(x0), x0) > 0
         taken = torch.where(removed.dense.colour, 1.0, self.colour).to(amount)
         filled = enlarge(x0[index], seen.x[index], self.without_colour(removed.x, taken), removed.mask)
@@ -202,7 +202,9 @@ class Restore:
         """What comes last."""
         return sharpened(resampled(x, self.resample), self.sharpness)
 
-    def take_out(self, seen: Look, networks: SearchNetworks, matched: Bool[Tensor, " b"]) -> Removal:
+    def take_out(
+        self, seen: Look, networks: SearchNetworks, calibration: Calibration, matched: Bool[Tensor, " b"]
+    ) -> Removal:
         """The triggers of flagged images: dense ones are answered by ``dense.py``, located pixels are filled.
 
         A filled image is looked at again, and filled anew with what still stands out. Once located, pixels stay in the
@@ -223,7 +225,7 @@ class Restore:
                 calls = calls.index_add(0, index, torch.ones_like(index))
             if number == self.looks - 1 or not len(index):
                 break
-            more = located(networks.look(result[index]).local, seen.shrunk, networks, number + 1)
+            more = still_found(networks.look(result[index]).local, seen.shrunk, networks, calibration, number + 1)
             calls = calls.index_add(0, index, torch.full_like(index, networks.calls))
             wider = mask[index] | more
             fits = (wider.float().mean(dim=(1, 2, 3)) <= self.largest) & (more & ~mask[index]).any(dim=(1, 2, 3))
@@ -272,6 +274,17 @@ def first_mask(
     found = torch.where(alone[:, None, None, None], peak, found)
     too_large = found.float().mean(dim=(1, 2, 3)) > largest
     return found & ~too_large[:, None, None, None], dense | too_large
+
+
+def still_found(
+    logits: Float[Tensor, "b 1 h w"], shrunk: bool, networks: SearchNetworks, calibration: Calibration, number: int
+) -> Bool[Tensor, "b 1 h w"]:
+    """``located`` in images that were filled; where the networks ask for it, only in those that are still suspicious."""
+    found = located(logits, shrunk, networks, number)
+    if not networks.suspicious_again:
+        return found
+    least = calibration.thresholds[0]
+    return found & (local_suspicion(logits, networks.window) > least)[:, None, None, None]
 
 
 def located(

@@ -44,6 +44,7 @@ class SearchNetworks(Protocol):
         margins: for each look at an image, how many pixels of an image of 32 the mask is grown by; what is found
             although it was filled reaches beyond the mask.
         calls: how many networks a look asks.
+        suspicious_again: whether more is taken out of a filled image only where its suspicion is an alarm still.
         finds_dense: whether what they say of dense triggers tells them from clean images well enough to be used.
     """
 
@@ -56,6 +57,7 @@ class SearchNetworks(Protocol):
     margins: tuple[int, ...]
     calls: int
     finds_dense: bool
+    suspicious_again: bool
 
     def look(self, x: Float[Tensor, "b c h w"]) -> Answer: ...
 

@@ -88,7 +88,7 @@ class Specialists(WeightsAsBytes):
     images for these two.
     """
 
-    name, calls, finds_dense = "small", 2, True
+    name, calls, finds_dense, suspicious_again = "small", 2, True, False
     as_is, side = 48, 32
     window, certain, possible, margins = 2, -0.5, -1.0, (0, 1)
 

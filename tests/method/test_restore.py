@@ -53,6 +53,26 @@ def test_what_the_first_fill_brings_back_is_taken_out_by_the_second_look():
     assert once.network_calls.tolist() == [2 + 1] and twice.network_calls.tolist() == [2 + 1 + 2 + 1]
 
 
+@pytest.mark.parametrize(("left", "again"), [(-0.4, False), (-0.4, True), (2.0, True)])
+def test_networks_may_ask_for_a_suspicion_before_more_is_taken_out(left, again):
+    class SeesMore(WhiteIsForeign):
+        """A corner stands out once the patch is filled: as a pixel of a trigger, though not as an alarm below 0."""
+
+        suspicious_again = again
+
+        def look(self, x):
+            answer = super().look(x)
+            if self.looks > 1:
+                answer.local[..., :4, :4] = left
+            return answer
+
+    x0 = patched(flat(0, 0, 0))
+    first = as_it_is(x0, WhiteIsForeign()).found.mask
+    found = as_it_is(x0, SeesMore()).found.mask
+    assert found[..., :4, :4].all() == (left > 0 or not again)
+    assert (found & first).equal(first)
+
+
 def test_further_looks_are_made_with_the_last_margin_until_nothing_is_found():
     class LeavesMore(WhiteIsForeign):
         margins = (0, 2)
