@@ -28,7 +28,9 @@ DEFAULT, FIELD = "sampdetox_transforms/method/restore.py", "^    [a-z0-9_]+: [a-
 OF_DENOISER = {"ablation", "bundled", "bundled-ddpm", "bundled-train", "levels", "levels-t1", "samplers", "strides"}
 WEIGHTS = {f"gtsrb-{name}": DENOISER for name in OF_DENOISER | {"transformations", "robustness"}}
 WEIGHTS |= dict.fromkeys(("speed", "speed-float32", "denoising-psnr", "profile-ddim"), DENOISER)
-WEIGHTS |= {"gtsrb-lownoise": ()}
+WEIGHTS |= {"gtsrb-lownoise": (), "photographs-algorithm1": DENOISER}
+WEIGHTS |= dict.fromkeys(("fills", "shared-trigger-photographs", "speed-photographs"), LARGE)
+WEIGHTS |= {"shared-trigger-kinds": (*SMALL, *LARGE)}
 
 # Measured by scripts whose place experiments have taken: what repeats them today.
 CALLS = {
