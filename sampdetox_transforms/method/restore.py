@@ -279,7 +279,7 @@ def first_mask(
 def still_found(
     logits: Float[Tensor, "b 1 h w"], shrunk: bool, networks: SearchNetworks, calibration: Calibration, number: int
 ) -> Bool[Tensor, "b 1 h w"]:
-    """``located`` in images that were filled; where the networks ask for it, only in those that are still suspicious."""
+    """``located`` in images that were filled; where the networks ask for it, only in those still suspicious."""
     found = located(logits, shrunk, networks, number)
     if not networks.suspicious_again:
         return found

@@ -47,6 +47,9 @@ AGAIN, SURE = 2, 3e-5
 # What a match needs at least: more than this quantile of the others has, up to this share of what members have
 USUAL, BELOW = 0.98, 0.6
 
+# Other images that say what is usual, at least, and values that they hold at most: 1,365 of 32 pixels, 85 of 128
+USUAL_IMAGES, USUAL_VALUES = 64, 2**22
+
 
 @dataclass(frozen=True)
 class Recovered:
@@ -88,7 +91,9 @@ def recover_shared(
     residuals, same = at_most(images - purified, SEARCHED), same_content(purified)
     left = torch.ones(len(images), dtype=torch.bool, device=images.device)
     found = []
-    while len(found) < most and int(left.sum()) >= LEAST + 3:
+    for _ in range(2 * most):
+        if len(found) == most or int(left.sum()) < LEAST + 3:
+            break
         group = _clearest(residuals[left], same[left][:, left], false_alarm_rate, generator)
         if group is None:
             moving = _moving(images, purified, left, same, false_alarm_rate, generator)
@@ -101,7 +106,9 @@ def recover_shared(
         members[left] = group.members
         recovered = _refined(images, purified, left, members, same, group.p_value)
         left &= ~(recovered.members | members)
-        found.append(recovered)
+        carriers = images[recovered.members]
+        if int(matching(carriers, recovered.shared, recovered.known, false_alarm_rate=false_alarm_rate).sum()) >= LEAST:
+            found.append(recovered)  # what not even its own images match is of no use
     return found
 
 
@@ -177,6 +184,13 @@ def _without_strays(images: Tensor, shared: Shared, known: Filter, members: Tens
     return stay if int(stay.sum()) >= LEAST else members
 
 
+def _some(others: Tensor, values: int, members: int) -> Tensor:
+    """Which of the other images say what is usual: evenly chosen, so many that they hold ``USUAL_VALUES`` together."""
+    index = others.nonzero()[:, 0]
+    most = max(USUAL_IMAGES, 3 * members, USUAL_VALUES // values)
+    return index if len(index) <= most else index[torch.arange(most, device=index.device) * len(index) // most]
+
+
 def _estimated(images: Tensor, purified: Tensor, members: Tensor, others: Tensor) -> tuple[Shared, Filter]:
     """What the members share, and what a match with it is measured against.
 
@@ -184,7 +198,8 @@ def _estimated(images: Tensor, purified: Tensor, members: Tensor, others: Tensor
     the noise of an image is in the pattern that it was averaged into. The whitening that tells them better apart is
     taken.
     """
-    rest, rest_purified = images[others], purified[others]
+    compared_with = _some(others, images[0].numel(), int(members.sum()))
+    rest, rest_purified = images[compared_with], purified[compared_with]
     shared = estimate(images[members], purified[members], rest, rest_purified)
     if is_patch(shared):
         reached = float(patch_distance(images[members], shared).median())

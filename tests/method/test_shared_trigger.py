@@ -22,7 +22,7 @@ from sampdetox_transforms.method.shared.find import (
 )
 from sampdetox_transforms.method.shared.match import is_patch, matching, spread, strengths, without
 from sampdetox_transforms.method.shared.spectrum import restored, smoothed, transformed, unit
-from sampdetox_transforms.method.shared_trigger import _refined, recover_shared
+from sampdetox_transforms.method.shared_trigger import _refined, _some, recover_shared
 
 
 def nobody(n: int) -> Tensor:
@@ -199,6 +199,22 @@ class TestFind:
         images = clean.index_put((places,), (clean[places] + stripes()).clamp(0, 1))
         (found,) = recover_shared(images, imperfect(clean), most=1)
         assert found.members[places].float().mean() > 0.9 and found.members.sum() <= carriers + 2
+
+    def test_what_its_own_images_do_not_match_is_not_claimed(self, monkeypatch):
+        _clean, images, purified, _carriers = planted(stripes())
+        assert recover_shared(images, purified)
+        monkeypatch.setattr(
+            "sampdetox_transforms.method.shared_trigger.matching",
+            lambda x, *_, **__: torch.arange(len(x)) < LEAST - 1,
+        )
+        assert not recover_shared(images, purified)
+
+    def test_what_is_usual_is_asked_of_some_of_many_large_images(self):
+        others = torch.arange(1000) % 3 > 0
+        assert torch.equal(_some(others, 3 * 32 * 32, 20), others.nonzero()[:, 0])
+        some = _some(others, 3 * 224 * 224, 20)
+        assert len(some) == 64 and others[some].all() and (some.diff() > 0).all() and some[-1] > 950
+        assert len(_some(others, 3 * 224 * 224, 40)) == 120
 
     def test_frames_of_one_film_are_the_same_content(self):
         clean = natural(20)
