@@ -47,7 +47,6 @@ CALLS = {
     "restore-cifar10": "--experiment restore --n 509 --set images=cifar10 patch_victim=patches.safetensors",
     "restore-cifar10-attacks": "badnets sig trojannn input-aware blended low-frequency wanet stega bpp "
     "--experiment restore --n 509 --set images=cifar10",
-    "restore-patches": "--experiment restore --n 500 --set patch_victim=patches.safetensors",
 }
 
 # What repeats other measurements today, where that has moved.

@@ -187,7 +187,9 @@ def _behind(name: str) -> Rows:
     rows: Rows = {}
     for row in _read(name)["rows"]:
         defense = NAMES.get(row["setting"], row["setting"])
-        rows.setdefault(row["victim"], {})[defense] = (100 * row["CA"], 100 * row["PA"], 100 * row["ASR"])
+        found = [row[share] for share in ("CA", "PA", "ASR")]  # older files have numbers, newer ones intervals
+        ca, pa, asr = (100 * (value["value"] if isinstance(value, dict) else value) for value in found)
+        rows.setdefault(row["victim"], {})[defense] = (ca, pa, asr)
     if "ablation" in name:
         return rows
     return {victim: {d: v for d, v in row.items() if d in COLOURS} for victim, row in rows.items()}
