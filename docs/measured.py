@@ -44,7 +44,6 @@ CALLS = {
     "relabel": "badnets trojannn --experiment relabel",
     "restore-ablation": "--experiment restore-ablation --n 40 --set patch_victim=patches.safetensors",
     "restore-ablation-attacks": "badnets sig blended bpp stega --experiment restore-ablation --n 100",
-    "restore-cifar10": "--experiment restore --n 509 --set images=cifar10 patch_victim=patches.safetensors",
     "restore-cifar10-attacks": "badnets sig trojannn input-aware blended low-frequency wanet stega bpp "
     "--experiment restore --n 509 --set images=cifar10",
 }
