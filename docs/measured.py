@@ -34,7 +34,6 @@ WEIGHTS |= {"shared-trigger-kinds": (*SMALL, *LARGE)}
 
 # Measured by scripts whose place experiments have taken: what repeats them today.
 CALLS = {
-    "adaptive-patch": "--experiment adaptive-patch --n 300",
     "denoising-psnr": "--experiment denoising",
     "gtsrb-bundled": "--experiment settings --n 500",
     "gtsrb-bundled-ddpm": "--experiment settings --n 500 --set n_ddpm=50",
@@ -43,7 +42,6 @@ CALLS = {
     "public-classifiers": "--experiment restore --n 500",
     "relabel": "badnets trojannn --experiment relabel",
     "restore-ablation": "--experiment restore-ablation --n 40 --set patch_victim=patches.safetensors",
-    "restore-ablation-attacks": "badnets sig blended bpp stega --experiment restore-ablation --n 100",
     "restore-cifar10-attacks": "badnets sig trojannn input-aware blended low-frequency wanet stega bpp "
     "--experiment restore --n 509 --set images=cifar10",
 }

@@ -118,7 +118,7 @@ def adaptive() -> None:
     figure, axis = plt.subplots(figsize=(6.5, 2.2), layout="constrained")
     for i, row in enumerate(reversed(rows)):
         for defense, name in (("no defense", "no defense"), ("restore", "the default")):
-            axis.plot(100 * row[defense]["ASR"], i, "o", color=COLOURS[name], ms=10, label=name if i else None)
+            axis.plot(_percent(row[defense]["ASR"]), i, "o", color=COLOURS[name], ms=10, label=name if i else None)
     axis.set(yticks=range(len(rows)), yticklabels=[row["trigger"] for row in reversed(rows)], xlim=(-3, 103),
              ylim=(-0.5, len(rows) - 0.5), xlabel="attack success, %")  # fmt: skip
     _plain(axis)
@@ -182,13 +182,17 @@ def _evaluated(name: str) -> Rows:
     return rows
 
 
+def _percent(share: Any) -> float:
+    """Of a number, as older files have it, or of one with an interval."""
+    return 100 * (share["value"] if isinstance(share, dict) else share)
+
+
 def _behind(name: str) -> Rows:
     """Results of experiments ``restore`` and ``restore-ablation``."""
     rows: Rows = {}
     for row in _read(name)["rows"]:
         defense = NAMES.get(row["setting"], row["setting"])
-        found = [row[share] for share in ("CA", "PA", "ASR")]  # older files have numbers, newer ones intervals
-        ca, pa, asr = (100 * (value["value"] if isinstance(value, dict) else value) for value in found)
+        ca, pa, asr = (_percent(row[share]) for share in ("CA", "PA", "ASR"))
         rows.setdefault(row["victim"], {})[defense] = (ca, pa, asr)
     if "ablation" in name:
         return rows
