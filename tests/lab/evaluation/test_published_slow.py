@@ -117,8 +117,8 @@ def arguments(settings: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]
         missing = [option for option in FILES if given.get(option)]
         if missing:
             pytest.skip(f"needs files for {', '.join(missing)}")
-        allowed = STUDIES[name].allowed or ()
-        measured = list(dict.fromkeys(row["setting"] for row in rows if row.get("setting") in allowed))
+        allowed, own = STUDIES[name].allowed, dict.fromkeys(row["setting"] for row in rows if row.get("setting"))
+        measured = [setting for setting in own if not allowed or setting in allowed]
         flags += ["--defense", *measured] if measured else []
         shown = {key: ",".join(value) if isinstance(value, list) else value for key, value in given.items()}
         return [*flags, *(["--set", *(f"{key}={value}" for key, value in shown.items())] if shown else [])]
