@@ -24,7 +24,7 @@ from sampdetox_transforms.lab.metrics import wilson
 ROOT = Path(__file__).resolve().parents[3]
 RESULTS = ROOT / "docs" / "results"
 N = 100
-VICTIMS = ("victim", "victims")  # options that name victims' folders
+VICTIMS = ("victim", "victims", "photographs")  # options that name victims' folders
 FILES = ("patch_victim", "work")  # options that name what is not in the repository
 
 # Files from before experiments had names: the experiment that makes the same rows.
