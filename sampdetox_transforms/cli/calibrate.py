@@ -100,7 +100,7 @@ def tell(
     if as_json:
         about: dict[str, Any] = {"out": out, "images": count, "data": data, "false_alarm_rate": found.false_alarm_rate}
         thresholds = {
-            name: {"images": part.images, "local": part.thresholds[0], "dense": part.thresholds[1]}
+            name: {"images": part.images, "local": part.thresholds[0], "dense": dense_threshold(part)}
             for name, part in measured.items()
         }
         failed = [{"picture": str(failure.source), "reason": failure.reason} for failure in failures]
@@ -109,9 +109,15 @@ def tell(
     failed = f", failed {len(failures)}" if failures else ""
     say(f"measured {count} clean pictures{failed}; thresholds in {out}", quiet=quiet)
     for name, part in measured.items():
-        local, dense = part.thresholds
-        told = f"local triggers from a logit of {local:.3f} on, dense ones from {dense:.3f} on"
+        dense = dense_threshold(part)
+        all_over = "dense ones are not looked for" if dense is None else f"dense ones from {dense:.3f} on"
+        told = f"local triggers from a logit of {part.thresholds[0]:.3f} on, {all_over}"
         say(f"{part.images} {name} pictures: {told}", quiet=quiet)
+
+
+def dense_threshold(part: "Calibration") -> float | None:
+    """The logit of a dense trigger; None where none is looked for."""
+    return part.thresholds[1] if part.dense else None
 
 
 def clean_pictures(folder: Path) -> tuple[list[Path], list[Failure]]:
@@ -124,10 +130,10 @@ def clean_pictures(folder: Path) -> tuple[list[Path], list[Failure]]:
 
 def check_enough(count: int, false_alarm_rate: float, folder: Path) -> None:
     """Raise ValueError now for a rate out of range, or for fewer pictures than it can be measured on."""
-    from sampdetox_transforms.method.calibration import SHARES, check_rate
+    from sampdetox_transforms.method.calibration import check_rate, images_needed
 
     check_rate(false_alarm_rate)
-    needed = round(1 / (false_alarm_rate * min(SHARES.values())))
+    needed = images_needed(false_alarm_rate)
     if count < needed:
         raise ValueError(
             f"FOLDER must hold {needed} clean pictures or more for a false-alarm rate of {false_alarm_rate:g}, got "

@@ -164,10 +164,8 @@ def calibrate(
     local = torch.cat([local_suspicion(a.local, networks.window) for a in answers]) if answers else torch.zeros(0)
     dense = torch.cat([a.dense for a in answers]) if answers else torch.zeros(0)
     check_enough(len(local), false_alarm_rate, SHARES if networks.finds_dense else ONLY_LOCAL)
-    grid = torch.linspace(0, 1, POINTS, dtype=torch.float64)
-    local_table, dense_table = (tuple(torch.quantile(x.double().cpu(), grid).tolist()) for x in (local, dense))
-    dense_table = dense_table if networks.finds_dense else ()
-    return Calibration(local_table, dense_table, false_alarm_rate, len(local), data)
+    table = _table(local), _table(dense) if networks.finds_dense else ()
+    return Calibration(*table, false_alarm_rate, len(local), data)
 
 
 def strictest(calibrations: Iterable[Calibration]) -> Calibration:
@@ -190,15 +188,24 @@ def check_rate(false_alarm_rate: float) -> None:
         raise ValueError(f"false_alarm_rate must be in (0, 1), got {false_alarm_rate}. 0.05 is 5 % of clean images.")
 
 
+def images_needed(false_alarm_rate: float, shares: Mapping[str, float] = SHARES) -> int:
+    """How many clean images can show a share this small."""
+    return round(1 / (false_alarm_rate * min(shares.values())))
+
+
 def check_enough(images: int, false_alarm_rate: float, shares: Mapping[str, float] = SHARES) -> None:
     """Raise ValueError unless a share this small can be measured on so many images."""
     check_rate(false_alarm_rate)
-    needed = round(1 / (false_alarm_rate * min(shares.values())))
+    needed = images_needed(false_alarm_rate, shares)
     if images < needed:
         raise ValueError(
             f"calibration at a false-alarm rate of {false_alarm_rate} needs {needed} clean images or more, "
             f"got {images}. Give more images, or a higher rate."
         )
+
+
+def _table(values: Tensor) -> tuple[float, ...]:
+    return tuple(torch.quantile(values.double().cpu(), torch.linspace(0, 1, POINTS, dtype=torch.float64)).tolist())
 
 
 def _at(table: tuple[float, ...], share: float) -> float:

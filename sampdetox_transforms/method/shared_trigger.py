@@ -19,7 +19,6 @@ from sampdetox_transforms.method.shared.find import (
     Group,
     agreements,
     at_most,
-    compared,
     enough_permutations,
     find_group,
     same_content,
@@ -118,15 +117,12 @@ def _clearest(residuals: Tensor, same: Tensor, false_alarm_rate: float, generato
     best: Group | None = None
     for view, vectors in views(residuals).items():
         parts = agreements(vectors, same, generator=generator)
-        some = compared(parts)
-        parts = parts[:, some[:, None], some]
         group = find_group(parts, permutations=permutations, generator=generator, floors=FLOORS[view])
         if group is None:
             continue
         p_value = min(1.0, group.p_value * LOOKS)
         if p_value <= false_alarm_rate and (best is None or group.clearness > best.clearness):
-            everywhere = torch.zeros(len(residuals), dtype=torch.bool, device=residuals.device)
-            best = group._replace(p_value=p_value, members=everywhere.index_put((some,), group.members))
+            best = group._replace(p_value=p_value)
     return best
 
 

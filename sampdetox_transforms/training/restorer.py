@@ -16,7 +16,7 @@ from torch.nn import functional
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from sampdetox_transforms._common import write_atomically
-from sampdetox_transforms.method.calibration import SHARES, Calibration, calibrate, strictest
+from sampdetox_transforms.method.calibration import Calibration, calibrate, images_needed, strictest
 from sampdetox_transforms.method.search import Answer, local_suspicion
 from sampdetox_transforms.networks.restorer import Specialists
 from sampdetox_transforms.networks.restorer_files import RESTORER, save_restorer
@@ -106,7 +106,7 @@ def split(config: RestorerTrainingConfig) -> tuple[list[Path], dict[str, list[Pa
     Raises:
         ValueError: so few images to measure that the false-alarm rate cannot be.
     """
-    measured = held_out(config.data, config.held_out, round(1 / (config.false_alarm_rate * min(SHARES.values()))))
+    measured = held_out(config.data, config.held_out, images_needed(config.false_alarm_rate))
     every = {path for images in measured.values() for path in images}
     return [path for path in list_images(config.data) if path not in every], measured
 

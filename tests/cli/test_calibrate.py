@@ -65,7 +65,17 @@ def test_the_thresholds_of_each_size_are_told(run, clean, tiny, tmp_path):
     (small, large), lines = (stored.small, stored.medium), printed.splitlines()
     assert lines[0].startswith("measured 11 clean pictures")
     for line, part, start in zip(lines[1:], (small, large), ("6 small pictures", "5 medium pictures"), strict=True):
-        assert line.startswith(start) and f"{part.thresholds[0]:.3f} on" in line and f"{part.thresholds[1]:.3f}" in line
+        dense = f"dense ones from {part.thresholds[1]:.3f} on" if part.dense else "dense ones are not looked for"
+        assert line.startswith(start) and f"{part.thresholds[0]:.3f} on" in line and dense in line
+
+
+def test_json_has_no_threshold_where_dense_triggers_are_not_looked_for(run, tiny, tmp_path):
+    for i in range(5):
+        save(tmp_path / f"large/{i}.png", colours(10 + i, (52, 50, 3)))
+    flags = ("--weights", tiny, "--device", "cpu", "--false-alarm-rate", 0.5, "--json")
+    status, printed, _ = run("calibrate", tmp_path / "large", "-o", tmp_path / "t.json", *flags)
+    found = json.loads(printed, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert status == 0 and found["thresholds"]["medium"]["dense"] is None
 
 
 def test_pictures_that_cannot_be_read_are_named(run, clean, tiny, tmp_path):

@@ -6,13 +6,12 @@ The encoder makes a residual for each image, and is not in this package. Some of
 
 from os import PathLike
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from sampdetox_transforms.lab.checks import check_images
+from sampdetox_transforms.lab.checks import check_images, load_floats
 
 
 def issba(images: Float[Tensor, "*n c h w"], residuals: Float[Tensor, "k c y x"]) -> Float[Tensor, "*n c h w"]:
@@ -50,11 +49,7 @@ def load_residuals(path: str | PathLike[str]) -> Float[Tensor, "k c y x"]:
         OSError: no such file.
         ValueError: not a plain .npy file, or not such an array.
     """
-    array = np.load(path, allow_pickle=False)
-    if not isinstance(array, np.ndarray) or not np.issubdtype(array.dtype, np.floating):
-        kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-        raise ValueError(f"{path} must hold one floating-point array, got {kind}. Give a file of residuals.")
-    residuals = torch.from_numpy(array.astype(np.float32))
+    residuals = torch.from_numpy(load_floats(path, "Give a file of residuals."))
     check_residuals(residuals, str(path))
     return residuals
 

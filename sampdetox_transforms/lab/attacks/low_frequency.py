@@ -4,14 +4,13 @@ import math
 from collections.abc import Callable
 from os import PathLike
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sampdetox_transforms.lab.attacks.blended import resize_picture
 from sampdetox_transforms.lab.attacks.label_consistent import check_training_images, frozen
-from sampdetox_transforms.lab.checks import check_images
+from sampdetox_transforms.lab.checks import check_images, load_floats
 
 
 def low_frequency(images: Float[Tensor, "*n c h w"], pattern: Float[Tensor, "k y x"]) -> Float[Tensor, "*n c h w"]:
@@ -44,15 +43,12 @@ def load_pattern(path: str | PathLike[str]) -> Float[Tensor, "c h w"]:
         ValueError: not a plain .npy file, or not such an array. BackdoorBench's files in 0...255 are refused: among
             them are files in [0, .2] that BackdoorBench adds on the scale of 0...255, where they change no image.
     """
-    array = np.load(path, allow_pickle=False)
-    if not isinstance(array, np.ndarray) or not np.issubdtype(array.dtype, np.floating):
-        kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-        raise ValueError(f"{path} must hold one floating-point array, got {kind}. Divide one in 0...255 by 255.")
+    array = load_floats(path, "Divide one in 0...255 by 255.")
     if array.ndim == 4 and len(array) == 1:
         array = array[0]
     if array.ndim != 3 or array.shape[-1] not in (1, 3):
         raise ValueError(f"{path} must have the shape (1, h, w, c) or (h, w, c), got {array.shape}. Transpose it.")
-    pattern = torch.from_numpy(array.astype(np.float32)).permute(2, 0, 1).contiguous()
+    pattern = torch.from_numpy(array).permute(2, 0, 1).contiguous()
     check_images(pattern, str(path))
     return pattern
 

@@ -131,7 +131,7 @@ def find_group(
     generator: torch.Generator,
     floors: Mapping[int, float] = MappingProxyType({LEAST: JOIN}),
 ) -> Group | None:
-    """The group with the clearest agreement, or None where it passes no floor.
+    """The group with the clearest agreement, or None where it passes no floor; of many images some are ``compared``.
 
     Args:
         parts: how much each pair agrees, in parts that add up to it, symmetric, 0 on the diagonal.
@@ -139,8 +139,9 @@ def find_group(
         generator: draws them.
         floors: what the group's k-th best image must have, for one k of several, see ``FLOORS``.
     """
-    agreement, _, _ = _search(parts.sum(dim=0)[None])
-    agreement = agreement[0]
+    some = compared(parts)
+    every, parts = parts.new_zeros(parts.shape[1]), parts[:, some[:, None], some]
+    agreement = every.index_put((some,), _search(parts.sum(dim=0)[None])[0][0])
     best = agreement.sort(descending=True).values
     clearness = max((float(best[k - 1]) / floor for k, floor in floors.items() if k <= len(best)), default=0.0)
     if clearness < 1:
