@@ -32,8 +32,10 @@ from sampdetox_transforms.method.shared.match import (
     matching,
     patch_distance,
     strengths,
+    strengths_in,
 )
 from sampdetox_transforms.method.shared.moving import find_moving
+from sampdetox_transforms.method.shared.others import Whitened, describe, whiten
 
 LOOKS = len(FLOORS) + 1  # at the residuals in each view, and for a patch that moves
 
@@ -148,7 +150,8 @@ def _moving(
         return None
     members = left.clone()
     members[left] = found.members
-    known = make_filter(found.shared, some[~found.members])._replace(near=found.near)
+    others = describe(some[~found.members], clean[~found.members])
+    known = make_filter(found.shared, others)._replace(near=found.near)
     return Recovered(found.shared, known, found.p_value, members, moves=True)
 
 
@@ -195,23 +198,23 @@ def _estimated(images: Tensor, purified: Tensor, members: Tensor, others: Tensor
     taken.
     """
     compared_with = _some(others, images[0].numel(), int(members.sum()))
-    rest, rest_purified = images[compared_with], purified[compared_with]
-    shared = estimate(images[members], purified[members], rest, rest_purified)
+    rest = describe(images[compared_with], purified[compared_with])
+    own, own_purified = images[members], purified[members]
+    shared = estimate(own, own_purified, rest)
     if is_patch(shared):
-        reached = float(patch_distance(images[members], shared).median())
+        reached = float(patch_distance(own, shared).median())
         return shared, make_filter(shared, rest, reached=reached)
-    index = members.nonzero()[:, 0]
+    whitened = whiten(own, rest.mean, rest.scale)
     halves = [
-        (one, estimate(images[other], purified[other], rest, rest_purified))
-        for one, other in ((index[::2], index[1::2]), (index[1::2], index[::2]))
+        (slice(one, None, 2), estimate(own[other::2], own_purified[other::2], rest)) for one, other in ((0, 1), (1, 0))
     ]
     best: tuple[float, Filter] | None = None
     for by_own in (True, False):
         with_it, without_it = [], []
         for one, half in halves:
             known = make_filter(half, rest, by_own=by_own)
-            with_it.append(strengths(images[one], half, known)[0])
-            without_it.append(strengths(rest, half, known)[0])
+            with_it.append(strengths_in(Whitened(*(part[one] for part in whitened)), half, known)[0])
+            without_it.append(strengths_in(rest.whitened, half, known)[0])
         amounts = torch.cat(with_it)
         apart = float(amounts.quantile(0.2) / torch.cat(without_it).quantile(0.98).clamp(min=1e-3))
         if best is None or apart > best[0]:
@@ -220,6 +223,6 @@ def _estimated(images: Tensor, purified: Tensor, members: Tensor, others: Tensor
     known = best[1]
     # where clean images hold some of it by chance, as of a smooth pattern, a match needs more than nearly all of them;
     # no more than members have, as a few of the others may carry it unnoticed
-    most = BELOW * min(1.0, float(strengths(images[members], shared, known)[0].median()))
-    chance = float(strengths(rest, shared, known)[0].quantile(USUAL))
+    most = BELOW * min(1.0, float(strengths_in(whitened, shared, known)[0].median()))
+    chance = float(strengths_in(rest.whitened, shared, known)[0].quantile(USUAL))
     return shared, known._replace(least=max(known.least, min(chance, most)))

@@ -13,6 +13,7 @@ from torchvision import tv_tensors
 from sampdetox_transforms import DetoxWrapper, SampDetox, SharedTrigger
 from sampdetox_transforms.method.shared.estimate import Shared
 from sampdetox_transforms.method.shared.match import make_filter
+from sampdetox_transforms.method.shared.others import describe
 from sampdetox_transforms.networks.checkpoints import WeightsFileError
 from sampdetox_transforms.networks.restorers import Restorers
 
@@ -29,7 +30,7 @@ def plain(n: int, channels: int = 3, seed: int = 0) -> Tensor:
 
 def trigger_of(pattern: Tensor, opacity: Tensor) -> SharedTrigger:
     others = plain(60, len(pattern), seed=9)
-    known = make_filter(Shared(pattern, opacity), others)
+    known = make_filter(Shared(pattern, opacity), describe(others, others))
     return SharedTrigger(pattern, opacity, 0.001, 20, 0.01, known)
 
 

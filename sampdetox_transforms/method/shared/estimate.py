@@ -3,6 +3,7 @@
 Dekel et al. (CVPR 2017) write a W for P. Where a is 0 the trigger is added, where it is 1 nothing of the image is left.
 """
 
+from statistics import NormalDist
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sampdetox_transforms.method.search import dilate
+from sampdetox_transforms.method.shared.others import Others
 from sampdetox_transforms.method.shared.spectrum import restored, smoothed, transformed
 
 CLIPPED = 0.5 / 255  # so near to 0 or 1 a value may have been cut off
@@ -17,10 +19,13 @@ CLIPPED = 0.5 / 255  # so near to 0 or 1 a value may have been cut off
 # Frequencies, as shares of the highest, at which the gain of the residual is estimated anew
 BANDS = (0.016, 0.047, 0.09, 0.144, 0.22, 0.31, 0.44, 0.63)
 
-# Windows of coefficients, and from how many times the noise's energy on there is a pattern in one
-WINDOWS = ((1, 5.0), (3, 1.7), (7, 1.2))
+# Sides of the windows of coefficients that a pattern is looked for in, and in how many windows of each side noise may
+# be taken for one: in a fortieth of those of an image of 32 pixels, and in no more of a larger one
+WINDOWS, FALSE, SHARE = (1, 3, 7), 77, 1 / 40
 
 USUAL_GAIN = 1.2  # of what the residual must be multiplied with, where the images say little about it
+
+BLENDED = 32  # pixels a side, or twice as many, that say how much of a picture is mixed in: they are sorted
 
 OPAQUE = 0.9  # from this opacity on nothing of the image is left below the pattern
 
@@ -36,20 +41,16 @@ class Shared(NamedTuple):
         return self.opacity >= OPAQUE
 
 
-def estimate(
-    images: Float[Tensor, "m c h w"],
-    purified: Float[Tensor, "m c h w"],
-    others: Float[Tensor, "n c h w"],
-    others_purified: Float[Tensor, "n c h w"],
-) -> Shared:
+def estimate(images: Float[Tensor, "m c h w"], purified: Float[Tensor, "m c h w"], others: Others) -> Shared:
     """What ``images`` in [0, 1] share, beside ``others`` which do not.
 
     The residual, image minus purified, has the pattern's shape, but not its size: the purifier takes more of some
     frequencies than of others. The size is that of mean(images) - mean(others), which is right on average.
     """
-    residual = _unclipped_mean(images - purified, images) - (others - others_purified).median(dim=0).values
-    noise = transformed(images - purified).var(dim=0) / len(images)
-    patch = constant_pixels(images, residual, others)
+    unclipped, varied = _unclipped_mean(images - purified, images)
+    residual = unclipped - others.residual
+    noise = transformed(varied).var(dim=0) / len(images) + others.residual_variance
+    patch = constant_pixels(images, residual, others.images)
     pattern = restored(_with_gain(residual, noise, images, others)[None])[0]
     if bool(patch.any()):
         picture = images.median(dim=0).values
@@ -60,10 +61,10 @@ def estimate(
                 return Shared(torch.where(covered, picture, 0), covered.to(images))
         alpha = patch.to(images)
         return Shared(torch.where(patch, picture, pattern), alpha)
-    alpha = blend(images, others)
+    alpha = blend(images, others.images)
     if alpha > 0:
         # mean(J) - mean(I) = P - a mean(I)
-        pattern = pattern + alpha * others.mean(dim=0)
+        pattern = pattern + alpha * others.mean
         pattern = pattern.clamp(0, alpha)
     return Shared(pattern, torch.full_like(pattern[:1], alpha))
 
@@ -77,6 +78,8 @@ def blend(images: Float[Tensor, "m c h w"], others: Float[Tensor, "n c h w"]) ->
     m = len(images)
     if m < 6 or len(others) < 2 * m:
         return 0.0
+    step = max(1, min(images.shape[-2:]) // BLENDED)
+    images, others = (x[..., ::step, ::step] for x in (images, others))
     generator = torch.Generator().manual_seed(0)
     draws = [torch.randperm(len(others), generator=generator)[:m].to(others.device) for _ in range(50)]
     usual = torch.stack([_span(others[draw]) for draw in draws])
@@ -93,12 +96,17 @@ def _span(images: Float[Tensor, "m c h w"]) -> Float[Tensor, ""]:
     return (ordered[-1 - few] - ordered[few]).flatten().quantile(0.99)
 
 
-def _unclipped_mean(residual: Tensor, images: Tensor) -> Float[Tensor, "c h w"]:
-    """The mean over values that are not cut off, where a third of them is not; over all elsewhere."""
+def _unclipped_mean(
+    residual: Float[Tensor, "m c h w"], images: Float[Tensor, "m c h w"]
+) -> tuple[Float[Tensor, "c h w"], Float[Tensor, "m c h w"]]:
+    """The mean over values that are not cut off, where a third of them is not, over all elsewhere; and m values that
+    have this mean and, as a plain mean has, m times its variance: of it, and of whatever is linear in it."""
     kept = ((images > CLIPPED) & (images < 1 - CLIPPED)).to(residual)
     number = kept.sum(dim=0)
-    clean = (residual * kept).sum(dim=0) / number.clamp(min=1)
-    return torch.where(number >= max(3, len(images) / 3), clean, residual.mean(dim=0))
+    kept = torch.where(number >= max(3, len(images) / 3), kept, 1)
+    number = kept.sum(dim=0)
+    mean = (residual * kept).sum(dim=0) / number
+    return mean, mean + (residual - mean) * kept * (len(images) / number)
 
 
 def constant_pixels(images: Tensor, residual: Tensor, others: Tensor) -> Bool[Tensor, "1 h w"]:
@@ -120,17 +128,16 @@ def with_changed_neighbours(patch: Bool[Tensor, "1 h w"], residual: Float[Tensor
     return patch | (dilate(patch[None], 2)[0] & (size > size[patch].median() / 2))
 
 
-def _with_gain(residual: Tensor, noise: Tensor, images: Tensor, others: Tensor) -> Float[Tensor, "c h w"]:
+def _with_gain(residual: Tensor, noise: Tensor, images: Tensor, others: Others) -> Float[Tensor, "c h w"]:
     """The residual's coefficients, those of each band and of brightness and colour multiplied by one gain.
 
     The gain is a least-squares fit to mean(images) - mean(others), whose variance is known from the others, and
     leans towards ``USUAL_GAIN``.
     """
-    coefficients, elsewhere = transformed(images), transformed(others)
     shape = transformed(residual[None])[0]
     shape = shape * above_noise(shape, noise)
-    direct = coefficients.mean(dim=0) - elsewhere.mean(dim=0)
-    variance = smoothed(elsewhere.var(dim=0)[None], 3)[0] * (1 / len(images) + 1 / len(others)) + 1e-8
+    direct = transformed((images.mean(dim=0) - others.mean)[None])[0]
+    variance = others.variance * (1 / len(images) + 1 / len(others.images)) + 1e-8
     height, width = shape.shape[-2:]
     rows, columns = (torch.arange(size, device=shape.device) / size for size in (height, width))
     band = torch.bucketize((rows[:, None].square() + columns.square()).sqrt(), shape.new_tensor(BANDS))
@@ -147,7 +154,17 @@ def _with_gain(residual: Tensor, noise: Tensor, images: Tensor, others: Tensor) 
 def above_noise(shape: Float[Tensor, "c h w"], noise: Float[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:
     """How much of each coefficient is pattern, in [0, 1]: 0 where no window around it holds more energy than noise."""
     shares = []
-    for side, times in WINDOWS:
+    for side in WINDOWS:
         energy, expected = (smoothed(values[None], side)[0] for values in (shape.square(), noise))
-        shares.append(torch.where(energy > times * expected, 1 - expected / energy.clamp(min=1e-12), 0))
+        least = times_noise(side, shape.numel())
+        shares.append(torch.where(energy > least * expected, 1 - expected / energy.clamp(min=1e-12), 0))
     return torch.stack(shares).amax(dim=0)
+
+
+def times_noise(side: int, coefficients: int) -> float:
+    """From how many times the noise's energy on a window holds a pattern: noise alone has it in ``FALSE`` windows.
+
+    The mean square of k normal numbers is almost the cube of a normal one (Wilson and Hilferty 1931).
+    """
+    z, spread = NormalDist().inv_cdf(1 - min(SHARE, FALSE / coefficients)), 2 / (9 * side**2)
+    return (1 - spread + z * spread**0.5) ** 3

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sampdetox_transforms.method.shared.estimate import CLIPPED, OPAQUE, Shared
-from sampdetox_transforms.method.shared.spectrum import own, smoothed, transformed, usual
+from sampdetox_transforms.method.shared.others import Others, Whitened, whiten
+from sampdetox_transforms.method.shared.spectrum import smoothed, transformed
 
 HALF = 0.5  # of the pattern, in its own unit: nearer to having it than to not having it
 
@@ -40,12 +41,7 @@ class Filter(NamedTuple):
 
 
 def make_filter(
-    shared: Shared,
-    others: Float[Tensor, "n c h w"],
-    *,
-    by_own: bool = True,
-    typical: float = 1.0,
-    reached: float = 0.0,
+    shared: Shared, others: Others, *, by_own: bool = True, typical: float = 1.0, reached: float = 0.0
 ) -> Filter:
     """What images without the pattern are like.
 
@@ -56,12 +52,11 @@ def make_filter(
         typical: how much of the pattern images that carry it have, where less than 1 can be recognised.
         reached: how near to a patch images that carry it are.
     """
-    mean = others.mean(dim=0)
     least = HALF * min(1.0, max(typical, 0.4))
-    known = Filter(mean, usual(transformed(others - mean)), by_own, 1.0, least, max(NEAR, 3 * reached))
+    known = Filter(others.mean, others.scale, by_own, 1.0, least, max(NEAR, 3 * reached))
     if is_patch(shared):
         return known
-    _, z = strengths(others, shared, known)
+    _, z = strengths_in(others.whitened, shared, known)
     return known._replace(deviation=max(1.0, float((z - z.median()).abs().median()) / 0.6745))
 
 
@@ -74,12 +69,19 @@ def strengths(
     images: Float[Tensor, "n c h w"], shared: Shared, known: Filter
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     """How much of the pattern is in each image, 1 being all of it, and how many deviations of noise that is."""
+    return strengths_in(whiten(images, known.mean, known.scale), shared, known)
+
+
+def strengths_in(whitened: Whitened, shared: Shared, known: Filter) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """``strengths`` in images that are whitened already."""
     expected = shared.pattern - shared.opacity * known.mean  # what the pattern changes in the mean image
-    whitened = transformed(images - known.mean) / known.scale
-    size = own(whitened) if known.by_own else torch.ones_like(whitened[:, :1])
-    pattern = transformed(expected[None]) / known.scale / size
-    product = (whitened / size * pattern).flatten(1).sum(dim=1)
-    energy = pattern.flatten(1).square().sum(dim=1).clamp(min=1e-9)
+    pattern = transformed(expected[None])[0] / known.scale
+    product = (whitened.values * pattern).sum(dim=1).flatten(1)
+    energy = pattern.square().sum(dim=0).flatten().expand_as(product)
+    if known.by_own:
+        weight = whitened.own.flatten(1).square().reciprocal()
+        product, energy = product * weight, energy * weight
+    product, energy = product.sum(dim=1), energy.sum(dim=1).clamp(min=1e-9)
     return product / energy, product / energy.sqrt() / known.deviation
 
 
@@ -140,5 +142,6 @@ __all__ = [
     "patch_distance",
     "spread",
     "strengths",
+    "strengths_in",
     "without",
 ]

@@ -50,10 +50,11 @@ def own(whitened: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 h w"]:
 
 
 def smoothed(x: Float[Tensor, "n c h w"], side: int) -> Float[Tensor, "n c h w"]:
-    """Means over windows of ``side``; beyond the border there is nothing, not zeros."""
-    for window, padding in (((side, 1), (side // 2, 0)), ((1, side), (0, side // 2))):
-        x = functional.avg_pool2d(x, window, stride=1, padding=padding, count_include_pad=False)
-    return x
+    """Means over windows of ``side``; beyond the border there is nothing, not zeros.
+
+    Products of matrices: a window may be half as wide as the image.
+    """
+    return _means(x.shape[-2], side).to(x) @ x @ _means(x.shape[-1], side).to(x).T if side > 1 else x
 
 
 def unit(x: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
@@ -68,6 +69,14 @@ def _cosines(size: int) -> Float[Tensor, "n n"]:
     matrix = math.sqrt(2 / size) * torch.cos(torch.pi * (place + 0.5) * place[:, None] / size)
     matrix[0] /= math.sqrt(2)
     return matrix
+
+
+@lru_cache(maxsize=16)
+def _means(size: int, side: int) -> Float[Tensor, "n n"]:
+    """Each row the mean over a window of ``side`` places, as far as these are."""
+    place = torch.arange(size)
+    inside = ((place[:, None] - place).abs() <= side // 2).double()
+    return inside / inside.sum(dim=1, keepdim=True)
 
 
 def _planes(x: Tensor, back: bool = False) -> Tensor:

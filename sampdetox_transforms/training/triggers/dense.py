@@ -85,19 +85,43 @@ def warps(images: Images, every: Every, generator: Generator) -> Images:
 
 def encodings(images: Images, every: Every, generator: Generator) -> Images:
     """Plus what two random 3x3 convolutions make of the image and a coarse random grid: 1 to 8 grey levels strong."""
-    n, c, height, width = images.shape
-    message = smooth_noise(images, 1, generator, 4, 16)
-    x, hidden = torch.cat([images, message], dim=1) - 0.5, 8
+    residual = convolved(images, images.shape[1], generator, 4, 16)
+    residual = standardised(residual).clamp(-3, 3)
+    return images + residual * uniform((len(images), 1, 1, 1), 1, 8, images, generator) / 255
+
+
+def grey_details(images: Images, every: Every, generator: Generator) -> Images:
+    """Plus the fine part of what such convolutions make of this image or another, the same in every channel, as ISSBA's
+    encoder hides bits: 3 to 14 grey levels strong, less in images of little contrast."""
+    n = len(images)
+    own = uniform((n, 1, 1, 1), 0, 1, images, generator) < 0.5
+    source = torch.where(own, images, other_images(images, every, generator, 0.4, 1.2))
+    residual = convolved(source, 1, generator, 8, 32)
+    small, large = (functional.avg_pool2d(residual, k, 1, k // 2, count_include_pad=False) for k in (3, 7))
+    coarse = torch.lerp(small, large, uniform((n, 1, 1, 1), 0, 1, images, generator).round())
+    residual = standardised(residual - coarse).clamp(-6, 6)
+    contrast = images.std(dim=(1, 2, 3), keepdim=True)
+    return images + residual * uniform((n, 1, 1, 1), 3, 14, images, generator) / 255 * (6 * contrast).clamp(max=1)
+
+
+def convolved(images: Images, planes: int, generator: Generator, low: int, high: int) -> Tensor:
+    """(n, planes, h, w): two random 3x3 convolutions, other ones for each image, of it and a random grid of ``low`` to
+    ``high`` points a side."""
+    n, _, height, width = images.shape
+    x, hidden = torch.cat([images, smooth_noise(images, 1, generator, low, high)], dim=1) - 0.5, 8
 
     def filtered(x: Tensor, planes: int) -> Tensor:
         weight = uniform((n * planes, x.shape[1], 3, 3), -1, 1, images, generator)
         padded = functional.pad(x.reshape(1, -1, height, width), (1, 1, 1, 1), mode="reflect")
         return functional.conv2d(padded, weight, groups=n).reshape(n, planes, height, width)
 
-    residual = filtered(filtered(x, hidden).relu(), c)
+    return filtered(filtered(x, hidden).relu(), planes)
+
+
+def standardised(residual: Tensor) -> Tensor:
+    """Each plane with a mean of 0, each image with a standard deviation of 1."""
     residual = residual - residual.mean(dim=(2, 3), keepdim=True)
-    residual = residual / residual.std(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
-    return images + residual.clamp(-3, 3) * uniform((n, 1, 1, 1), 1, 8, images, generator) / 255
+    return residual / residual.std(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
 
 
 DENSE = (

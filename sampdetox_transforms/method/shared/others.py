@@ -1,0 +1,63 @@
+"""Images without the trigger: what is usual there, worked out once for all that is compared with it."""
+
+import math
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sampdetox_transforms.method.shared.spectrum import own, smoothed, transformed, usual
+
+MEDIAN = math.pi / 2  # the variance of a median, of normal numbers, to that of their mean
+
+
+class Whitened(NamedTuple):
+    """Images as coefficients, each divided by what is usual; ``own`` is how large those of one image are beside it."""
+
+    values: Float[Tensor, "n c h w"]
+    own: Float[Tensor, "n 1 h w"]
+
+
+class Others(NamedTuple):
+    """What images without the trigger are like.
+
+    Attributes:
+        images: (n, c, h, w) in [0, 1].
+        mean: (c, h, w), their mean.
+        scale: (c, h, w), how large each coefficient of an image minus the mean usually is.
+        whitened: themselves.
+        variance: (c, h, w), of each coefficient, smoothed.
+        residual: (c, h, w), what the purifier usually takes: the median.
+        residual_variance: (c, h, w), of that median's coefficients.
+    """
+
+    images: Float[Tensor, "n c h w"]
+    mean: Float[Tensor, "c h w"]
+    scale: Float[Tensor, "c h w"]
+    whitened: Whitened
+    variance: Float[Tensor, "c h w"]
+    residual: Float[Tensor, "c h w"]
+    residual_variance: Float[Tensor, "c h w"]
+
+
+def describe(images: Float[Tensor, "n c h w"], purified: Float[Tensor, "n c h w"]) -> Others:
+    """What is usual in images, and in what a purifier takes out of them."""
+    mean, residuals = images.mean(dim=0), images - purified
+    coefficients = transformed(images - mean)
+    scale = usual(coefficients)
+    whitened = coefficients / scale
+    return Others(
+        images,
+        mean,
+        scale,
+        Whitened(whitened, own(whitened)),
+        smoothed(coefficients.var(dim=0)[None], 3)[0],
+        residuals.median(dim=0).values,
+        MEDIAN * transformed(residuals).var(dim=0) / len(images),
+    )
+
+
+def whiten(images: Float[Tensor, "n c h w"], mean: Float[Tensor, "c h w"], scale: Float[Tensor, "c h w"]) -> Whitened:
+    """Other images, as ``describe`` does it with its own."""
+    values = transformed(images - mean) / scale
+    return Whitened(values, own(values))
