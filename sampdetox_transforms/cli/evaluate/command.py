@@ -13,8 +13,8 @@ from sampdetox_transforms.cli.shared import bar_off, check_at_least, check_json,
 from sampdetox_transforms.cli.victim import setting
 
 NOTES = """\
-Tables of defenses (comparison, ablation, levels, transformations, samplers, strides, precision, adaptive, semantic,
-retouching, robustness) are made for VICTIMs on the test images of --data. All other experiments (restore,
+Tables of defenses (comparison, tiny-imagenet, classifiers, textures, ablation, levels, transformations, samplers,
+strides, precision, adaptive, semantic, retouching, robustness) are made for VICTIMs on the test images of --data. All other experiments (restore,
 restore-ablation, dense, settings, drawn-signs, photographs, denoising, adaptive-patch, adaptive-smooth, relabel,
 shared-trigger, sig-clipping; a wrong name lists all) choose their images, from the folder of data that --data or
 SAMPDETOX_DATA names; --defense are then their settings, and --set their options. An interrupted run goes on at the

@@ -17,7 +17,11 @@ from sampdetox_transforms.lab.defenses.carn import CARN_M
 from sampdetox_transforms.lab.evaluation.paper_results import (
     TABLE_2,
     TABLE_4_GTSRB,
+    TABLE_5_TINY,
+    TABLE_6_VGG19,
+    TABLE_7_RESNET34,
     TABLE_8,
+    TABLE_11_TEXTURES,
     TABLE_12,
     TABLE_14,
     TABLE_15_GTSRB,
@@ -92,13 +96,12 @@ def levels(tools: Tools) -> list[Column]:
 
 def transformations(tools: Tools) -> list[Column]:
     """Table 8: transformations without a network."""
-    return [
-        NO_DEFENSE,
-        tools.baseline("noising", lambda model, **given: Noising(**given), sigma=0.1),
-        tools.baseline("shrink-pad", lambda model, **given: ShrinkPad(**given), pad=4),
-        tools.baseline("blur", lambda model, *, seed, **given: Blur(**given), kernel=5, sigma=1.0),
-        tools.sampdetox("sampdetox", PRESETS["ddim"]),
-    ]
+    return [NO_DEFENSE, *_transformations(tools), tools.sampdetox("sampdetox", PRESETS["ddim"])]
+
+
+def textures(tools: Tools) -> list[Column]:
+    """Table 11: purifiers and transformations, on images that are all detail."""
+    return [*comparison(tools), *_transformations(tools)]
 
 
 def samplers(tools: Tools) -> list[Column]:
@@ -133,11 +136,19 @@ def precision(tools: Tools) -> list[Column]:
 
 
 def without_and_with(tools: Tools) -> list[Column]:
-    """Tables 14 and 15: no defense, Algorithm 1, and the search."""
+    """Tables 6, 7, 14 and 15: no defense, Algorithm 1, and the search."""
     return [
         NO_DEFENSE,
         tools.sampdetox("sampdetox", PRESETS["ddim"]),
         tools.sampdetox("sampdetox-restore", PRESETS["restore"]),
+    ]
+
+
+def _transformations(tools: Tools) -> list[Column]:
+    return [
+        tools.baseline("noising", lambda model, **given: Noising(**given), sigma=0.1),
+        tools.baseline("shrink-pad", lambda model, **given: ShrinkPad(**given), pad=4),
+        tools.baseline("blur", lambda model, *, seed, **given: Blur(**given), kernel=5, sigma=1.0),
     ]
 
 
@@ -175,9 +186,19 @@ def _adaptive(row: Row) -> Cell | None:
     return TABLE_14.get((row.attack, row.robust_noise, row.defense))
 
 
+def _by_classifier(row: Row) -> Cell | None:
+    tables = {"vgg19": TABLE_6_VGG19, "resnet34": TABLE_7_RESNET34}
+    return tables.get(row.classifier, {}).get((row.attack, "gtsrb")) if row.defense == "sampdetox" else None
+
+
 # Tables of victims behind defenses; a new one is a line here. Experiments of other kinds are in ``run.STUDIES``.
 EXPERIMENTS = {
     "comparison": Experiment("Table 4 (GTSRB): comparison of defenses", comparison, _in(TABLE_4_GTSRB)),
+    "tiny-imagenet": Experiment("Table 5 (Tiny-ImageNet): comparison of defenses", comparison, _in(TABLE_5_TINY)),
+    "textures": Experiment(
+        "Table 11 (DTD): images that are all detail", textures, _in(TABLE_11_TEXTURES), ("badnets", "wanet")
+    ),
+    "classifiers": Experiment("Tables 6 and 7 (GTSRB): other classifiers", without_and_with, _by_classifier),
     "ablation": Experiment("Table 2: noise alone, stage 1 alone, both stages", ablation, _in(TABLE_2)),
     "levels": Experiment("Table 3: noise levels", levels),
     "transformations": Experiment("Table 8: transformations", transformations, _in(TABLE_8)),

@@ -21,7 +21,13 @@ from sampdetox_transforms.lab.evaluation.experiments import (
     get_experiment,
     source_of,
 )
-from sampdetox_transforms.lab.evaluation.paper_results import TABLE_1, TABLE_4_GTSRB
+from sampdetox_transforms.lab.evaluation.paper_results import (
+    TABLE_1,
+    TABLE_4_GTSRB,
+    TABLE_5_TINY,
+    TABLE_6_VGG19,
+    TABLE_7_RESNET34,
+)
 from sampdetox_transforms.lab.evaluation.render import (
     by_attack,
     render,
@@ -307,6 +313,20 @@ def test_tables_put_the_paper_beside():
     assert len(TABLE_1) == len(TABLE_4_GTSRB) == 50
     later = replace(report.rows[0], attack="sig")
     assert [row.attack for row in by_attack([later, *report.rows])] == ["badnets", "badnets", "sig"]
+
+
+def test_the_papers_other_tables_stand_beside_their_own_victims():
+    row = evaluate([victim()], [NO_DEFENSE], signs()).rows[0]
+    wanet = replace(row, attack="wanet", defense="sampdetox")
+    assert get_experiment("tiny-imagenet").paper(wanet) == (51.90, 50.40, 6.49)
+    assert get_experiment("textures").paper(wanet) == (58.33, 58.12, 2.21)
+    assert get_experiment("textures").paper(replace(wanet, defense="blur")) == (33.49, 29.50, 3.67)
+    paper = get_experiment("classifiers").paper
+    assert paper(wanet) is None and paper(row) is None  # PreAct-ResNet18 is in Table 4
+    assert paper(replace(wanet, classifier="vgg19")) == (90.10, 86.80, 5.53)
+    assert paper(replace(wanet, classifier="resnet34")) == (92.66, 88.19, 5.63)
+    assert paper(replace(wanet, classifier="resnet34", defense="none")) is None
+    assert len(TABLE_5_TINY) == 50 and len(TABLE_6_VGG19) == len(TABLE_7_RESNET34) == 30
 
 
 def test_levels_are_means_over_the_group():
