@@ -12,8 +12,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sampdetox_transforms.method.look import Look
-from sampdetox_transforms.method.retouch import faint, mostly_colour, mostly_fine
+from sampdetox_transforms.method.retouch import energy, faint, mostly_colour, mostly_fine
 from sampdetox_transforms.method.search import SearchNetworks
+
+
+LARGEST = 0.3
 
 
 class DenseAnswer(NamedTuple):
@@ -55,7 +58,8 @@ def answer_dense(
     colour: bool,
     matched: Bool[Tensor, " b"],
 ) -> DenseAnswer:
-    """A cast: the image as it is. Else x + gain (E - x), with E the networks' estimate of the image without a trigger.
+    """A cast: the image as it is. Else x + gain (E - x), with E the networks' estimate of the image without a trigger,
+    and where that is faint, no more than ``fainter_than``.
 
     Args:
         dense: which images have a dense trigger.
@@ -67,9 +71,21 @@ def answer_dense(
     calls = dense.long() * (seen.answer.image is None)
     cast = dense & mostly_colour(seen.x, estimate) if colour else torch.zeros_like(dense)
     light = mostly_fine(seen.x, estimate) | faint(seen.x, estimate) | matched
-    further = torch.lerp(seen.x, estimate, gain).clamp(-1, 1)
-    x = torch.where((dense & ~cast)[:, None, None, None], further, seen.x)
+    change = gain * (estimate - seen.x)
+    change = torch.where(light[:, None, None, None], fainter_than(seen.x, change), change)
+    x = torch.where((dense & ~cast)[:, None, None, None], (seen.x + change).clamp(-1, 1), seen.x)
     return DenseAnswer(x, cast, dense & ~cast & light, dense & ~cast & ~light, calls)
+
+
+def fainter_than(x: Float[Tensor, "b c h w"], change: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """A change of at most ``LARGEST`` of the image's contrast, root mean square.
+
+    A trigger that is hidden in fine detail is fainter than what hides it. In a dark image an estimate that takes more
+    than that takes the image's own details.
+    """
+    own = energy(x - x.mean(dim=(1, 2, 3), keepdim=True))
+    share = LARGEST * (own / energy(change).clamp(min=1e-12)).sqrt()
+    return change * share.clamp(max=1)[:, None, None, None]
 
 
 def estimated(seen: Look, dense: Bool[Tensor, " b"], networks: SearchNetworks) -> Float[Tensor, "b c h w"]:

@@ -30,8 +30,8 @@ RESTORER_FOLDER = Path(__file__).parent / "weights" / "restorer"
 RESTORER, CALIBRATION = "restorer.safetensors", "calibration.json"
 
 RESTORER_SHA256 = {
-    RESTORER: "ff5c2434410070a8ef4bba5828793602100bd3713fefe4cfdcdbdc94d6feff03",
-    CALIBRATION: "d44609f6d00f7577eb7cb2f77303718ad4108043f8a597196b9f531387fb91d4",
+    RESTORER: "b1a9c36bae97f1ecd0cf2063343691dc81728515a829a9f34621cc1a567d7d50",
+    CALIBRATION: "3b02df9a87522630874487df68452b737370be3a58e39078930bc269c929c356",
 }
 
 MAX_POINTS = 100_000  # of a table of quantiles; ``calibrate`` makes 401

@@ -8,6 +8,7 @@ import torch
 from samples import WhiteIsForeign, flat, patched
 from samples import run as run_with_noise
 
+from sampdetox_transforms.method.dense import LARGEST
 from sampdetox_transforms.method.restore import Restore
 from sampdetox_transforms.method.retouch import colour_amount, resampled, sharpened, without_colour_cast
 from sampdetox_transforms.method.waves import without_waves
@@ -85,7 +86,7 @@ def test_a_cast_is_answered_by_the_image_without_it_at_t1():
 
 @pytest.mark.parametrize(("t2_light", "t2", "level"), [(20, 60, 20), (None, 60, 60), (20, 10, 10)])
 def test_what_leaves_fine_detail_is_answered_by_the_estimate_at_a_lower_level(t2_light, t2, level):
-    clean, noise = scene(), torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(2)) * 0.1
+    clean, noise = 1.4 * scene(), torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(2)) * 0.05
     x0 = torch.cat([clean + noise, clean + 0.3 * scene(1)])
     result = run(x0, Knows(clean), t1=6, t2=t2, t2_light=t2_light, stride=60)
     torch.testing.assert_close(result.image, clean.expand_as(x0))
@@ -223,3 +224,18 @@ def test_refusals(setting, message):
 
 def test_no_level_above_t2_is_asked_of_the_network():
     assert Restore(t1=6, t2=60, t1_large=None, t2_light=90).highest_level == 60
+
+
+def test_a_faint_trigger_takes_no_more_than_a_share_of_a_dark_images_contrast():
+    detail = 0.02 * torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    x0 = scene() * 0 - 0.9 + detail
+    result = run(x0, Knows(x0 - detail, threshold=1e-5), waves=0, dense_gain=2, **LEVELS)
+    assert result.found.dense.all() and float(result.timestep_map.unique()) == 20
+    taken = (x0 - result.image).square().mean().sqrt() / detail.std()
+    assert 0.25 < float(taken) <= LARGEST + 1e-3
+
+
+def test_a_faint_trigger_in_a_bright_image_is_taken_twice():
+    x0 = (clean := scene()) + 0.01 * torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    result = run(x0, Knows(clean, threshold=5e-5), waves=0, dense_gain=2, **LEVELS)
+    torch.testing.assert_close(result.image, 2 * clean - x0)

@@ -6,7 +6,7 @@ import torch
 from sampdetox_transforms.method.search import dilate
 from sampdetox_transforms.training.triggers import photographs
 from sampdetox_transforms.training.triggers.contents import CONTENTS
-from sampdetox_transforms.training.triggers.dense import DENSE, dense_triggers
+from sampdetox_transforms.training.triggers.dense import DENSE, dense_triggers, grey_details
 from sampdetox_transforms.training.triggers.draw import mixture
 from sampdetox_transforms.training.triggers.local import erasures, local_triggers
 from sampdetox_transforms.training.triggers.shapes import SHAPES
@@ -88,6 +88,19 @@ def test_the_generator_decides():
     for function in (lambda *args: local_triggers(*args)[0], dense_triggers, erasures):
         first, again, other = (function(x, seeded(s)) for s in (3, 3, 4))
         assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_grey_details_are_grey_fine_and_as_strong_as_the_images_contrast_allows():
+    x = torch.nn.functional.interpolate(images(64, 8, 8), size=(32, 32), mode="bicubic").clamp(0, 1)
+    x = 0.5 + 0.8 * (x - 0.5)
+    changed = grey_details(x, x, seeded()) - x
+    assert torch.allclose(changed, changed[:, :1].expand_as(changed), atol=1e-6)
+    strength = 255 * changed.std(dim=(1, 2, 3))
+    assert 2.5 < float(strength.min()) < 6 and 10 < float(strength.max()) < 14.5
+    smooth = torch.nn.functional.avg_pool2d(changed, 8)
+    assert float(smooth.square().mean()) < 0.02 * float(changed.square().mean())
+    dark = 0.02 * x
+    assert float((grey_details(dark, dark, seeded()) - dark).std()) < 2 / 255
 
 
 def test_weights_are_shares():

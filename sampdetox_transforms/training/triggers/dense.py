@@ -125,11 +125,12 @@ def standardised(residual: Tensor) -> Tensor:
 
 
 DENSE = (
-    (waves, 0.07),
-    (blends, 0.37),
+    (waves, 0.06),
+    (blends, 0.36),
     (noise_patterns, 0.05),
-    (smooth_patterns, 0.3),
-    (fewer_colours, 0.06),
-    (encodings, 0.11),
-    (warps, 0.04),
+    (smooth_patterns, 0.22),
+    (fewer_colours, 0.05),
+    (encodings, 0.1),
+    (grey_details, 0.13),
+    (warps, 0.03),
 )
