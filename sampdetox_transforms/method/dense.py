@@ -15,8 +15,7 @@ from sampdetox_transforms.method.look import Look
 from sampdetox_transforms.method.retouch import energy, faint, mostly_colour, mostly_fine
 from sampdetox_transforms.method.search import SearchNetworks
 
-
-LARGEST = 0.3
+LARGEST = 0.3  # of an image's contrast, that a faint trigger has at most
 
 
 class DenseAnswer(NamedTuple):

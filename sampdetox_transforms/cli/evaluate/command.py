@@ -14,11 +14,11 @@ from sampdetox_transforms.cli.victim import setting
 
 NOTES = """\
 Tables of defenses (comparison, tiny-imagenet, classifiers, textures, ablation, levels, transformations, samplers,
-strides, precision, adaptive, semantic, retouching, robustness) are made for VICTIMs on the test images of --data. All other experiments (restore,
-restore-ablation, dense, settings, drawn-signs, photographs, denoising, adaptive-patch, adaptive-smooth, relabel,
-shared-trigger, sig-clipping; a wrong name lists all) choose their images, from the folder of data that --data or
-SAMPDETOX_DATA names; --defense are then their settings, and --set their options. An interrupted run goes on at the
-first missing row when the same command is started again.
+strides, precision, adaptive, semantic, retouching, robustness) are made for VICTIMs on the test images of --data.
+All other experiments (restore, restore-ablation, dense, settings, drawn-signs, photographs, denoising, adaptive-patch,
+adaptive-smooth, relabel, shared-trigger, sig-clipping; a wrong name lists all) choose their images, from the folder of
+data that --data or SAMPDETOX_DATA names; --defense are then their settings, and --set their options. An interrupted
+run goes on at the first missing row when the same command is started again.
 """
 
 THE_EXPERIMENTS_OWN = "the experiment's own"

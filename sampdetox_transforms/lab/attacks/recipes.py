@@ -17,10 +17,10 @@ from sampdetox_transforms.lab.attacks.blended import blended
 from sampdetox_transforms.lab.attacks.bpp import bpp, bpp_negative
 from sampdetox_transforms.lab.attacks.color_style import color_style
 from sampdetox_transforms.lab.attacks.input_aware import input_aware, input_aware_cross
-from sampdetox_transforms.lab.attacks.issba import issba
+from sampdetox_transforms.lab.attacks.issba import issba, load_residuals
 from sampdetox_transforms.lab.attacks.items import Attack
 from sampdetox_transforms.lab.attacks.label_consistent import label_consistent
-from sampdetox_transforms.lab.attacks.low_frequency import low_frequency
+from sampdetox_transforms.lab.attacks.low_frequency import load_pattern, low_frequency
 from sampdetox_transforms.lab.attacks.pictures import cartoon, sunrise
 from sampdetox_transforms.lab.attacks.preparation import (
     Settings,
@@ -60,6 +60,8 @@ class Recipe:
         poison: (preparation, trigger, **settings) -> a function of (images, labels) for the training images, where
             they differ from the test images.
         surrogate: whether ``prepare`` or ``poison`` needs a clean classifier.
+        array: reads the .npy file that a user may give as the picture.
+        array_of: what that file holds, for an attack that is nothing without one.
         source: the paper's name, or what this is a stand-in for.
     """
 
@@ -73,6 +75,8 @@ class Recipe:
     cover_rate: float = 0.0
     poison: Callable[..., Callable[[Tensor, Tensor], Tensor]] | None = None
     surrogate: bool = False
+    array: Callable[..., Tensor] = load_pattern
+    array_of: str | None = None
 
     def with_defaults(self, settings: Settings) -> dict[str, Any]:
         """The recipe's settings, changed by ``settings``; ValueError for one that the attack does not have."""
@@ -161,6 +165,8 @@ RECIPES: dict[str, Recipe] = {
         source="ISSBA (ten of its residuals)",
         bind=lambda trigger: partial(issba, residuals=trigger["residuals"]),
         prepare=_residuals,
+        array=load_residuals,
+        array_of="residuals of ISSBA's encoder, such as triggers/issba_residuals.npy of the data",
     ),
     "bpp": Recipe(
         source="BPP",

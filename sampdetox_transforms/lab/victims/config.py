@@ -80,10 +80,9 @@ class VictimConfig:
             recipe = RECIPES[self.attack]
             recipe.with_defaults(self.settings)
             ready = self.attack == "low-frequency" and self.picture is not None
-            if self.attack == "issba" and Path(self.picture or "").suffix != ".npy":
+            if recipe.array_of and Path(self.picture or "").suffix != ".npy":
                 raise ValueError(
-                    f"picture must be a .npy file with residuals of ISSBA's encoder for 'issba', got {self.picture}. "
-                    "triggers/issba_residuals.npy of the data has ten."
+                    f"picture must be a .npy file for {self.attack!r}, got {self.picture}. Give {recipe.array_of}."
                 )
             if recipe.surrogate and self.surrogate is None and not ready:
                 raise ValueError(

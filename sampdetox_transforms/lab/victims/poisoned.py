@@ -13,8 +13,6 @@ from torchvision.datasets import ImageFolder
 
 from sampdetox_transforms.lab.attacks.composite import CompositeDataset
 from sampdetox_transforms.lab.attacks.datasets import PoisonedDataset, load_trigger, unit_image
-from sampdetox_transforms.lab.attacks.issba import load_residuals
-from sampdetox_transforms.lab.attacks.low_frequency import load_pattern
 from sampdetox_transforms.lab.attacks.preparation import Preparation
 from sampdetox_transforms.lab.attacks.recipes import CLEAN, COMPOSITE, get_recipe
 from sampdetox_transforms.lab.victims.classifiers import build_classifier
@@ -96,7 +94,7 @@ def poisoned_tensors(
         seed=config.seed,
         surrogate=None if surrogate is None else surrogate.model,  # pyright: ignore[reportArgumentType]
         network=partial(build_classifier, "preact-resnet18-narrow", num_classes),
-        picture=None if made or config.picture is None else read_picture(config.picture, config.attack),
+        picture=None if made or config.picture is None else read_picture(config.picture, recipe.array),
         progress=lambda done, steps: progress("trigger", done, steps, float("nan")),
     )
     trigger = load_trigger(out / POISONING) if made else recipe.prepare(preparation, **settings)
@@ -116,9 +114,9 @@ def poisoned_tensors(
     return poisoned.materialise(poison=poison)
 
 
-def read_picture(path: str | Path, attack: str) -> Float[Tensor, "*k 3 y x"]:
-    """A user's picture as RGB in [0, 1], or what a .npy file holds: a pattern, or the residuals of "issba"."""
+def read_picture(path: str | Path, array: Callable[..., Tensor]) -> Float[Tensor, "*k 3 y x"]:
+    """A user's picture as RGB in [0, 1], or what a .npy file holds, read by ``array``."""
     if Path(path).suffix == ".npy":
-        return load_residuals(path) if attack == "issba" else load_pattern(path)
+        return array(path)
     with Image.open(path) as image:
         return unit_image(image.convert("RGB"))
