@@ -363,3 +363,15 @@ def test_a_wave_is_matched_in_images_it_was_not_recovered_from():
     assert matching(with_it, found.shared, found.known, false_alarm_rate=0.01).float().mean() > 0.9
     assert strengths(with_it, found.shared, found.known)[0].median() > 0.4
     assert matching(clean[90:], found.shared, found.known, false_alarm_rate=0.01).float().mean() < 0.05
+
+
+def test_where_the_purifier_left_the_trigger_the_difference_of_means_is_taken():
+    smooth = 0.12 * torch.linspace(-1, 1, 16).expand(3, 16, 16)
+    images = natural(160)
+    images[:40] = (images[:40] + smooth).clamp(0, 1)
+    trace = 1e-3 * torch.randn(160, 3, 16, 16, generator=torch.Generator().manual_seed(6))
+    trace[:40] = 1e-2 * noise_pattern() + 0.2 * trace[:40]  # what tells those that carry it, and is not seen
+    (found,) = recover_shared(images, images - trace, most=1)
+    both = torch.stack([found.shared.pattern.flatten(), smooth.flatten()])
+    assert found.members[:40].all() and torch.corrcoef(both)[0, 1] > 0.8
+    assert 0.5 < (found.shared.pattern * smooth).sum() / smooth.square().sum() < 1.3

@@ -27,6 +27,8 @@ USUAL_GAIN = 1.2  # of what the residual must be multiplied with, where the imag
 
 BLENDED = 32  # pixels a side, or twice as many, that say how much of a picture is mixed in: they are sorted
 
+SEEN = 0.5 / 255  # a fainter pattern changes no image in 8 bits
+
 OPAQUE = 0.9  # from this opacity on nothing of the image is left below the pattern
 
 
@@ -132,7 +134,7 @@ def _with_gain(residual: Tensor, noise: Tensor, images: Tensor, others: Others) 
     """The residual's coefficients, those of each band and of brightness and colour multiplied by one gain.
 
     The gain is a least-squares fit to mean(images) - mean(others), whose variance is known from the others, and
-    leans towards ``USUAL_GAIN``.
+    leans towards ``USUAL_GAIN``. Where the purifier took nothing that is seen, that difference is all there is.
     """
     shape = transformed(residual[None])[0]
     shape = shape * above_noise(shape, noise)
@@ -148,7 +150,9 @@ def _with_gain(residual: Tensor, noise: Tensor, images: Tensor, others: Others) 
         return shape.new_zeros(2 * (len(BANDS) + 1)).index_add(0, index, values.flatten())
 
     gain = (summed(direct * shape / variance) + USUAL_GAIN) / (summed(shape.square() / variance) + 1)
-    return shape * gain.clamp(0.5, 8)[index].view_as(shape)
+    shape = shape * gain.clamp(0.5, 8)[index].view_as(shape)
+    taken = float(shape.square().mean().sqrt())
+    return shape if taken > SEEN else direct * above_noise(direct, variance)
 
 
 def above_noise(shape: Float[Tensor, "c h w"], noise: Float[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:

@@ -489,7 +489,5 @@ def test_residuals_come_from_a_file(tmp_path):
 
 @pytest.mark.parametrize("picture", [None, "cat.png"])
 def test_an_issba_victim_needs_residuals(picture):
-    with pytest.raises(
-        ValueError, match=r"picture must be a \.npy file for 'issba', got .*residuals of ISSBA's"
-    ):
+    with pytest.raises(ValueError, match=r"picture must be a \.npy file for 'issba', got .*residuals of ISSBA's"):
         VictimConfig(data="x", attack="issba", picture=picture)
