@@ -24,7 +24,10 @@ FOLDER = "sampdetox_transforms/networks/weights"
 DENOISER = (f"{FOLDER}/bundled/diffusion_pytorch_model.safetensors",)
 SMALL = (*DENOISER, f"{FOLDER}/restorer/restorer.safetensors")
 LARGE = (f"{FOLDER}/restorer/photographs.safetensors",)
-DEFAULT, FIELD = "sampdetox_transforms/method/restore.py", "^    [a-z0-9_]+: [a-z0-9 |]+ = "
+DEFAULT, FIELD = "sampdetox_transforms/method/restore.py", "^    {names}: [a-z0-9 |]+ = "
+# Settings that change small images alone, and not what is taken out of them to be compared with what others lose; and
+# the results that they do not date, beside those of large images.
+OF_SMALL, COMPARED = ("t1_doubt",), ("shared-relabel", "shared-trigger-clean", "shared-trigger-kinds")
 OF_DENOISER = {"ablation", "bundled", "bundled-ddpm", "bundled-train", "levels", "levels-t1", "samplers", "strides"}
 WEIGHTS = {f"gtsrb-{name}": DENOISER for name in OF_DENOISER | {"transformations", "robustness"}}
 WEIGHTS |= dict.fromkeys(("speed", "speed-float32", "denoising-psnr", "profile-ddim"), DENOISER)
@@ -93,7 +96,8 @@ def earlier(name: str) -> str:
     if not commits or not has_history():
         return ""
     since = {"weights": [_introduced(file) for file in weights if (ROOT / file).exists()]}
-    since["settings"] = [] if weights in ((), DENOISER) else [_settled()]
+    without = OF_SMALL if weights == LARGE or name.startswith(COMPARED) else ()
+    since["settings"] = [] if weights in ((), DENOISER) else [_settled(without)]
     old = [what for what, when in since.items() if not all(any(_holds(m, c) for m in commits) for c in when)]
     return " and ".join(old)
 
@@ -135,9 +139,11 @@ def _introduced(file: str) -> str:
     return found.splitlines()[-1] if found else ""
 
 
-def _settled() -> str:
-    """The commit that last changed a setting of the default."""
-    return _git("log", "-1", "--format=%H", f"-G{FIELD}", "--", DEFAULT) or ""
+def _settled(without: tuple[str, ...] = ()) -> str:
+    """The commit that last changed a setting of the default, some left out."""
+    names = re.findall(FIELD.format(names="([a-z0-9_]+)"), (ROOT / DEFAULT).read_text(), re.MULTILINE)
+    chosen = FIELD.format(names=f"({'|'.join(name for name in names if name not in without)})")
+    return _git("log", "-1", "--format=%H", f"-G{chosen}", "--", DEFAULT) or ""
 
 
 def _holds(measured: str, commit: str) -> bool:

@@ -95,7 +95,9 @@ def run(
     **settings,
 ) -> Purified:
     """``Restore`` with these settings, one t1 for all sizes, and nothing retouched unless it is asked for."""
-    algorithm = Restore(**{"t1": t1, "t1_large": None, "t2": t2, "stride": stride, **PLAIN} | settings)
+    algorithm = Restore(
+        **{"t1": t1, "t1_large": None, "t1_doubt": None, "t2": t2, "stride": stride, **PLAIN} | settings
+    )
     search = {"networks": networks, "calibrations": calibrations}
     return algorithm.run(x0, denoiser, LINEAR, noise=noise, matched=matched, **search)
 

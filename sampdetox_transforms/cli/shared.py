@@ -145,6 +145,7 @@ def settings_of(detox: "SampDetox") -> dict[str, str]:
     s: Any = detox.settings
     local = "search and fill" if detox.restorer is not None else f"map {getattr(s, 'map', 'ssim')}"
     large = f" ({s.t1_large} above {SMALL} pixels)" if getattr(s, "t1_large", None) is not None else ""
+    large += f" ({s.t1_doubt} in doubt)" if getattr(s, "t1_doubt", None) is not None else ""
     walk = f"{s.sampler}, stride {s.stride}" if hasattr(s, "sampler") else "ddpm, stride 1"
     return {
         "weights": f"{detox.denoiser.source}, levels 1 to {detox.denoiser.max_level}",

@@ -14,19 +14,23 @@ from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
 from sampdetox_transforms.method.calibration import Calibration, Calibrations
-from sampdetox_transforms.method.checks import check_levels, check_numbers, check_walk, step_of
+from sampdetox_transforms.method.checks import check_levels, check_numbers, check_walk
 from sampdetox_transforms.method.dense import DenseAnswer, answer_dense, lightened
+from sampdetox_transforms.method.diffusion import Diffusion
 from sampdetox_transforms.method.look import Look, look
 from sampdetox_transforms.method.noise import fresh_noise, subset
 from sampdetox_transforms.method.result import Found, Purified, Retouched
 from sampdetox_transforms.method.retouch import colour_amount, jittered, resampled, sharpened, without_colour_cast
-from sampdetox_transforms.method.sampdetox import global_stage
-from sampdetox_transforms.method.samplers import Denoiser, Noise, grid
+from sampdetox_transforms.method.samplers import Denoiser, Noise
 from sampdetox_transforms.method.schedule import Schedule
 from sampdetox_transforms.method.search import SearchNetworks, dilate, enlarge, enlarge_map, local_suspicion, locate
 from sampdetox_transforms.method.waves import without_waves
 
 AMOUNTS = ("gain", "dense_gain", "colour_gain", "waves", "jitter", "sharpness")  # settings that are 0 or more
+
+OPTIONAL = ("t1_large", "t1_doubt", "t2_light")  # levels that may be None
+
+DOUBT = 0.2  # share of clean images, see t1_doubt
 
 SMALL = 48  # pixels of the shorter side up to which an image is small: ``t1`` is its level, ``t1_large`` of others
 
@@ -54,6 +58,8 @@ class Restore:
         t1: level of the global stage for images with a shorter side of at most 48 pixels; filled images go through it
             as well.
         t1_large: the same for larger ones, in which less noise hides as much; None for ``t1``.
+        t1_doubt: the same for small images in doubt, which are not flagged although at most ``DOUBT`` of clean ones
+            look as suspicious; None, or a t1 of 0 or more than this, for ``t1``.
         t2: the level for images with a dense trigger, after the networks' estimate has taken their place.
         t2_light: the same where what the estimate takes is fine detail, or is faint, and drowns in less noise, and
             where a shared trigger was taken out already; at most t2, None for ``t2``.
@@ -84,6 +90,7 @@ class Restore:
     schedule: str | None = None
     t1: float = 12
     t1_large: float | None = 4
+    t1_doubt: float | None = 40
     t2: float = 120
     sampler: str = "ddim"
     stride: float = 60
@@ -103,7 +110,7 @@ class Restore:
 
     def __post_init__(self) -> None:
         check_walk(self)
-        check_levels(self, "t1", "t2", *(name for name in ("t1_large", "t2_light") if getattr(self, name) is not None))
+        check_levels(self, "t1", "t2", *(name for name in OPTIONAL if getattr(self, name) is not None))
         check_numbers(self, "looks", "largest", "colour", "resample", *AMOUNTS)
         if isinstance(self.looks, float) or self.looks < 1:
             raise ValueError(f"looks must be a whole number of 1 or more, got {self.looks}. 2 is the default.")
@@ -123,11 +130,21 @@ class Restore:
     @property
     def highest_level(self) -> float:
         """The highest level at which the network is asked."""
-        return max(self.t1, self.t2, self.t1_large or 0)
+        return max(self.t1, self.t2, self.t1_large or 0, self.t1_doubt or 0)
 
     def level_of(self, x: Real[Tensor, "..."]) -> float:
         """The level of the global stage for images of this size."""
         return self.t1 if self.t1_large is None or is_small(x) else self.t1_large
+
+    def in_doubt(self, seen: Look, x0: Real[Tensor, "b c h w"]) -> Bool[Tensor, " b"]:
+        """Which images get ``t1_doubt``."""
+        asked = self.t1_doubt is not None and 0 < self.t1 <= self.t1_doubt and is_small(x0)
+        return ~seen.alarms.any(dim=1) & (seen.p_value < DOUBT * asked)
+
+    def levels_of(self, dense: DenseAnswer, t1: float) -> tuple[tuple[Bool[Tensor, " b"], float], ...]:
+        """Which flagged images go to which level: t1 where what was taken out leaves nothing."""
+        light = self.t2 if self.t2_light is None else min(self.t2_light, self.t2)
+        return (~(dense.light | dense.rest), t1), (dense.light, light), (dense.rest, self.t2)
 
     def run(
         self,
@@ -157,24 +174,27 @@ class Restore:
         seen = look(x0, networks, calibration)
         amount = colour_amount(seen.likely, self.colour, self.colour_gain)
         start = enlarge(x0, seen.x, self.without_colour(lightened(seen, self.gain), amount))
-        stage1 = jittered(diffuse(start, t1, noise), jitter, noise)
+        doubtful = self.in_doubt(seen, x0)
+        stage1, levels, steps1 = diffuse.to_levels(start, ((~doubtful, t1), (doubtful, self.t1_doubt or t1)), noise)
+        stage1 = jittered(stage1, jitter, noise)
         index = seen.alarms.any(dim=1).nonzero()[:, 0]
         known = torch.zeros_like(seen.alarms[:, 0]) if matched is None else matched
         removed = self.take_out(seen.only(index), networks, calibration, known[index])
         mask = enlarge_map(removed.mask.to(x0), x0) > 0
         taken = torch.where(removed.dense.colour, 1.0, self.colour).to(amount)
         filled = enlarge(x0[index], seen.x[index], self.without_colour(removed.x, taken), removed.mask)
-        again, level, steps = diffuse.to_own_levels(filled, t1, removed.dense, subset(noise, index))
+        again, level, steps = diffuse.to_levels(filled, self.levels_of(removed.dense, t1), subset(noise, index))
 
-        calls = torch.full((len(x0),), networks.calls + len(grid(t1, self.stride)) - 1, device=x0.device)
-        calls = calls.index_add(0, index, removed.calls + steps)
+        calls = (networks.calls + steps1).index_add(0, index, removed.calls + steps)
         dense = removed.dense.colour | removed.dense.light | removed.dense.rest
         nothing = mask.new_zeros((len(x0), *mask.shape[1:]))
         ones = torch.ones(len(x0), dtype=torch.float64, device=x0.device)
         return Purified(
             self.retouched(stage1.index_put((index,), again)),
             stage1,
-            nothing.double().index_put((index,), level[:, None, None, None].expand(mask.shape)),
+            (nothing + (levels * doubtful)[:, None, None, None]).index_put(
+                (index,), level[:, None, None, None].expand(mask.shape)
+            ),
             calls,
             float(schedule.sigma(t1)),
             float(schedule.sigma(self.t2)),
@@ -232,34 +252,6 @@ class Restore:
             index, wider = index[fits], wider[fits]
             mask = mask.index_put((index,), wider)
         return Removal(result, mask, answer, calls)
-
-
-class Diffusion(NamedTuple):
-    """Noise up to a level, and the walk of the settings down to 0."""
-
-    settings: Restore
-    denoiser: Denoiser
-    schedule: Schedule
-
-    def __call__(self, x: Float[Tensor, "b c h w"], level: float, noise: Noise) -> Float[Tensor, "b c h w"]:
-        """``global_stage`` from one level."""
-        levels = grid(level, self.settings.stride)
-        return global_stage(x, self.denoiser, self.schedule, levels, step_of(self.settings), noise)
-
-    def to_own_levels(
-        self, x: Float[Tensor, "b c h w"], t1: float, dense: DenseAnswer, noise: Noise
-    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, " b"], Int[Tensor, " b"]]:
-        """Each image at its level, the levels and the network calls: t1 where what was taken out leaves nothing."""
-        result = torch.empty_like(x)
-        levels, calls = (x.new_zeros(len(x), dtype=dtype) for dtype in (torch.float64, torch.long))
-        settings = self.settings
-        light = settings.t2 if settings.t2_light is None else min(settings.t2_light, settings.t2)
-        for these, level in ((~(dense.light | dense.rest), t1), (dense.light, light), (dense.rest, settings.t2)):
-            index = these.nonzero()[:, 0]
-            if len(index):
-                result[index] = self(x[index], level, subset(noise, index))
-                levels[index], calls[index] = level, len(grid(level, settings.stride)) - 1
-        return result, levels, calls
 
 
 def first_mask(

@@ -52,7 +52,8 @@ class Purified:
     Attributes:
         image: (b, c, h, w) in [-1, 1], the result.
         stage1: (b, c, h, w) in [-1, 1], the image after the global stage, and as a result where nothing is found.
-        timestep_map: (b, 1, h, w), float64, the noise level of each pixel in the local stage; 0 where it had none.
+        timestep_map: (b, 1, h, w), float64, the noise level of each pixel in the local stage, or in the global one for
+            an image in doubt; 0 where it had neither.
         network_calls: (b,), how often each image went through a network.
         sigma1: noise std of the global stage, beside an image in [-1, 1]; times 127.5 in grey levels.
         sigma2: noise std of a pixel at level t2 in the local stage.

@@ -44,7 +44,8 @@ class Dose:
     def before(self, settings: Restore) -> Restore:
         """Settings with this dose, but for the detail, which comes after diffusion."""
         own = {"colour": self.colour, "colour_gain": self.colour_gain, "jitter": self.jitter}
-        return replace(settings, t1=self.t1, t1_large=None, resample=1.0, sharpness=0.0, **own)
+        doubt = settings.t1_doubt if self.t1 >= settings.t1 else None
+        return replace(settings, t1=self.t1, t1_large=None, t1_doubt=doubt, resample=1.0, sharpness=0.0, **own)
 
     def of(self, settings: Restore) -> Restore:
         """Settings with this dose; the false-alarm rate is the calibration's."""

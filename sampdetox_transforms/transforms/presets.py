@@ -46,5 +46,6 @@ def get_preset(preset: str | Preset, **changes: Any) -> Preset:
                 "another preset: 'ddim' and 'paper' have a map."
             )
     if "t1" in changes and "t1_large" in known:
-        changes.setdefault("t1_large", None)  # a level that is asked for is meant for images of every size
+        for other in ("t1_large", "t1_doubt"):
+            changes.setdefault(other, None)  # a level that is asked for is meant for all images
     return replace(settings, **changes)

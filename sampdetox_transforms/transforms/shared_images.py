@@ -31,7 +31,7 @@ def for_comparison(detox: Any) -> Any:
     if not isinstance(settings, Restore):
         return detox
     other = copy.copy(detox)
-    other.settings = replace(settings, colour=0.0, colour_gain=0.0, dense_gain=1.0, jitter=0.0)
+    other.settings = replace(settings, t1_doubt=None, colour=0.0, colour_gain=0.0, dense_gain=1.0, jitter=0.0)
     return other
 
 

@@ -239,3 +239,33 @@ def test_a_faint_trigger_in_a_bright_image_is_taken_twice():
     x0 = (clean := scene()) + 0.01 * torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(2))
     result = run(x0, Knows(clean, threshold=5e-5), waves=0, dense_gain=2, **LEVELS)
     torch.testing.assert_close(result.image, 2 * clean - x0)
+
+
+class Doubts(WhiteIsForeign):
+    """Dense triggers are as likely as the upper left pixel is bright: from -10 for black to 0 for white."""
+
+    def look(self, x):
+        return super().look(x)._replace(dense=5 * (x[:, 0, 0, 0] - 1))
+
+
+def test_images_in_doubt_have_a_level_of_their_own():
+    x0 = flat(0.1, 0.1, 0.1, n=4)
+    x0[:, 0, 0, 0] = torch.tensor([-0.4, 0.5, 0.84, 0.97])  # p-values of 1, .5, .16 and .03
+    result = run(x0, Doubts(), t1=12, t1_doubt=40, t2=60, stride=20, gain=0)
+    alone = result.timestep_map.flatten(1)[:, -1].tolist()
+    assert alone == [0, 0, 40, 60] and result.network_calls.tolist() == [2 + 1, 2 + 1, 2 + 2, 2 + 1 + 3]
+    assert result.found.dense.tolist() == [False, False, False, True]
+
+
+@pytest.mark.parametrize("settings", [{"t1_doubt": None}, {"t1": 0, "t1_doubt": 40}, {"t1": 50, "t1_doubt": 40}])
+def test_without_a_higher_level_no_image_is_in_doubt(settings):
+    x0 = flat(0.1, 0.1, 0.1)
+    x0[:, :, 0, 0] = 0.84
+    result = run(x0, Doubts(), **{"t1": 12, "t2": 60, "gain": 0, **settings})
+    assert not result.timestep_map.any()
+
+
+def test_no_large_image_is_in_doubt():
+    x0 = torch.full((1, 3, 50, 50), 0.1)
+    x0[:, :, 0, 0] = 0.84
+    assert not run(x0, Doubts(), t1=12, t1_doubt=40, t2=60, gain=0).timestep_map.any()

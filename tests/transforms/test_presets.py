@@ -39,6 +39,7 @@ RESTORE = {
     "schedule": None,
     "t1": 12,
     "t1_large": 4,
+    "t1_doubt": 40,
     "t2": 120,
     "sampler": "ddim",
     "stride": 60,
@@ -88,8 +89,9 @@ def test_changes_that_are_none_are_no_changes():
 
 
 def test_a_level_that_is_asked_for_is_meant_for_images_of_every_size():
-    assert get_preset("restore", t1=5) == Restore(t1=5, t1_large=None)
-    assert get_preset("restore", t1=5, t1_large=3) == Restore(t1=5, t1_large=3)
+    assert get_preset("restore", t1=5) == Restore(t1=5, t1_large=None, t1_doubt=None)
+    assert get_preset("restore", t1=5, t1_large=3) == Restore(t1=5, t1_large=3, t1_doubt=None)
+    assert get_preset("restore", t1=5, t1_doubt=30) == Restore(t1=5, t1_large=None, t1_doubt=30)
     assert get_preset("restore", t2=5) == Restore(t2=5, t1_large=4)
 
 

@@ -295,7 +295,7 @@ def test_batch_size_bounds_what_the_network_sees(tiny_denoiser):
     tiny_denoiser.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
     SampDetox(tiny_denoiser, batch_size=2)(pixels(5, 3, HEIGHT, WIDTH))
     assert set(seen) == {1, 2}
-    SampDetox(tiny_denoiser)(pixels(65, 3, 2, 2))
+    SampDetox(tiny_denoiser, t1=12)(pixels(65, 3, 2, 2))
     assert max(seen) == 64
 
 
