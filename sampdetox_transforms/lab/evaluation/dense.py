@@ -45,12 +45,13 @@ DEFAULT = PRESETS["restore"]
 assert isinstance(DEFAULT, Restore)
 
 PARTS: Mapping[str, Restore] = {
-    "restore, before": replace(DEFAULT, colour_gain=0, waves=0, t2_light=None, dense_gain=1, jitter=0),
+    "restore, before": replace(DEFAULT, colour_gain=0, waves=0, t2_light=None, t1_doubt=None, dense_gain=1, jitter=0),
     "restore": DEFAULT,
     "restore, no colour": replace(DEFAULT, colour_gain=0),
     "restore, no waves": replace(DEFAULT, waves=0),
     "restore, no jitter": replace(DEFAULT, jitter=0),
     "restore, one level": replace(DEFAULT, t2_light=None),
+    "restore, no doubt": replace(DEFAULT, t1_doubt=None),
     "restore, resampled .6, sharpened 3": replace(DEFAULT, resample=0.6, sharpness=3.0),
     FITTED: DEFAULT,
 }
