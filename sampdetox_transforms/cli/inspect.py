@@ -101,7 +101,9 @@ def describe(picture: Picture, path: Path) -> str:
 
 
 def level1(detox: "SampDetox", explained: "Explanation") -> float:
-    """The level of the global stage, which photographs have one of their own for."""
+    """The level of the global stage, which photographs and images in doubt have one of their own for."""
+    if explained.level1 is not None:
+        return round(float(explained.level1), 1)
     return round(float(detox.schedule.level(explained.sigma1)), 1)
 
 
@@ -126,7 +128,7 @@ def measure(detox: "SampDetox", pixels: "Tensor", explained: "Explanation") -> d
     return {
         **searched,
         "level1": level1(detox, explained),
-        "sigma1": explained.sigma1,
+        "sigma1": float(detox.schedule.sigma(level1(detox, explained))),
         "sigma2": explained.sigma2,
         "network_calls": int(explained.network_calls),
         "level_above_0": (levels > 0).double().mean().item(),

@@ -192,9 +192,7 @@ class Restore:
         return Purified(
             self.retouched(stage1.index_put((index,), again)),
             stage1,
-            (nothing + (levels * doubtful)[:, None, None, None]).index_put(
-                (index,), level[:, None, None, None].expand(mask.shape)
-            ),
+            nothing.double().index_put((index,), level[:, None, None, None].expand(mask.shape)),
             calls,
             float(schedule.sigma(t1)),
             float(schedule.sigma(self.t2)),
@@ -212,6 +210,7 @@ class Restore:
                 ones * self.resample,
                 ones * self.sharpness,
             ),
+            level1=levels,
         )
 
     def without_colour(self, x: Float[Tensor, "b c h w"], amount: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:

@@ -52,8 +52,7 @@ class Purified:
     Attributes:
         image: (b, c, h, w) in [-1, 1], the result.
         stage1: (b, c, h, w) in [-1, 1], the image after the global stage, and as a result where nothing is found.
-        timestep_map: (b, 1, h, w), float64, the noise level of each pixel in the local stage, or in the global one for
-            an image in doubt; 0 where it had neither.
+        timestep_map: (b, 1, h, w), float64, the noise level of each pixel in the local stage; 0 where it had none.
         network_calls: (b,), how often each image went through a network.
         sigma1: noise std of the global stage, beside an image in [-1, 1]; times 127.5 in grey levels.
         sigma2: noise std of a pixel at level t2 in the local stage.
@@ -64,6 +63,8 @@ class Purified:
             units of [-1, 1]; None for an algorithm that takes nothing.
         matched: (b,), whether a shared trigger was recognised and taken out first; None where none is known.
         retouched: what was done without a network; None for an algorithm that does nothing of the kind.
+        level1: (b,), float64, the noise level of each image in the global stage; None where all have the same, that of
+            ``sigma1``.
     """
 
     image: Float[Tensor, "b c h w"]
@@ -77,6 +78,7 @@ class Purified:
     lightened: Float[Tensor, "b c h w"] | None = None
     matched: Bool[Tensor, " b"] | None = None
     retouched: Retouched | None = None
+    level1: Float[Tensor, " b"] | None = None
 
 
 def joined(parts: Sequence[Any]) -> Any:

@@ -25,7 +25,9 @@ class Explanation:
         timestep_map: (..., 1, h, w), the noise level in [0, t2] of each pixel in the local stage.
         sigma_map: (..., 1, h, w), the same as noise std beside an image in [-1, 1]; times 127.5 in grey levels.
         network_calls: (...), how often each image went through a network.
-        sigma1, sigma2: noise std of the global stage, and the local stage's at level t2, in the same unit.
+        sigma1, sigma2: noise std of the global stage at level t1, and the local stage's at level t2, in the same unit.
+        level1: (...), the noise level of each image in the global stage, which is higher for one in doubt (``Restore``
+            only, else None).
         difference_map: (..., 1, h, w), how much the global stage changed each pixel (Algorithm 1 only, else None).
         found: what the search found (``Restore`` only, else None): ``probability`` and ``mask`` (..., 1, h, w),
             ``dense`` and ``p_value`` (...). An image is treated where its p-value, the share of clean images that look
@@ -50,6 +52,7 @@ class Explanation:
     lightened: Tensor | None = None
     retouched: Retouched | None = None
     matched: Tensor | None = None
+    level1: Tensor | None = None
 
 
 TOLD: ContextVar[list[Explanation] | None] = ContextVar("told", default=None)
@@ -88,6 +91,7 @@ def explanation_of(
         lightened=None if lightened is None else unit_like(lightened, tensor).to(tensor.device),
         matched=None if matched is None else shaped(matched.long()) > 0,
         retouched=retouched,
+        level1=None if result.level1 is None else shaped(result.level1),
     )
 
 
@@ -106,6 +110,7 @@ def nothing_done(x0: Tensor, settings: Preset, schedule: Schedule, with_trigger:
             lightened=x0,
             matched=matched,
             retouched=retouched,
+            level1=none,
         )
     lightened = x0 if with_trigger else None
     return Purified(x0, x0, empty, calls, sigma1, sigma2, difference_map=empty, lightened=lightened, matched=matched)

@@ -37,13 +37,13 @@ def test_inspect_draws_and_reports(run, weights, tmp_path, monkeypatch):
 
 
 def test_the_level_is_the_one_that_the_picture_had(run, tmp_path):
-    """Photographs have a lighter one than the settings say."""
+    """Photographs have a lighter one than the settings say, pictures in doubt a higher one, as these random pixels are."""
     levels = []
     for side in (32, 96):
         save(tmp_path / f"{side}.png", colours(0, (side, side, 3)))
         flags = ("--weights", "bundled", "-o", tmp_path / "panel.png", "--seed", 0, "--json")
         levels.append(json.loads(run("inspect", tmp_path / f"{side}.png", *flags)[1])["level1"])
-    assert levels == [12, 4]
+    assert levels == [40, 4]
 
 
 @pytest.mark.parametrize("name", ["panel.pdf", "deeper/panel.svg", "."])

@@ -252,8 +252,9 @@ def test_images_in_doubt_have_a_level_of_their_own():
     x0 = flat(0.1, 0.1, 0.1, n=4)
     x0[:, 0, 0, 0] = torch.tensor([-0.4, 0.5, 0.84, 0.97])  # p-values of 1, .5, .16 and .03
     result = run(x0, Doubts(), t1=12, t1_doubt=40, t2=60, stride=20, gain=0)
-    alone = result.timestep_map.flatten(1)[:, -1].tolist()
-    assert alone == [0, 0, 40, 60] and result.network_calls.tolist() == [2 + 1, 2 + 1, 2 + 2, 2 + 1 + 3]
+    assert result.level1.tolist() == [12, 12, 40, 12]
+    assert result.timestep_map.flatten(1)[:, -1].tolist() == [0, 0, 0, 60]
+    assert result.network_calls.tolist() == [2 + 1, 2 + 1, 2 + 2, 2 + 1 + 3]
     assert result.found.dense.tolist() == [False, False, False, True]
 
 
@@ -261,11 +262,11 @@ def test_images_in_doubt_have_a_level_of_their_own():
 def test_without_a_higher_level_no_image_is_in_doubt(settings):
     x0 = flat(0.1, 0.1, 0.1)
     x0[:, :, 0, 0] = 0.84
-    result = run(x0, Doubts(), **{"t1": 12, "t2": 60, "gain": 0, **settings})
-    assert not result.timestep_map.any()
+    settings = {"t1": 12, "t2": 60, "gain": 0, **settings}
+    assert run(x0, Doubts(), **settings).level1.tolist() == [settings["t1"]]
 
 
 def test_no_large_image_is_in_doubt():
     x0 = torch.full((1, 3, 50, 50), 0.1)
     x0[:, :, 0, 0] = 0.84
-    assert not run(x0, Doubts(), t1=12, t1_doubt=40, t2=60, gain=0).timestep_map.any()
+    assert run(x0, Doubts(), t1=12, t1_doubt=40, t2=60, gain=0).level1.tolist() == [12]

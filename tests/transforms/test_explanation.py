@@ -167,4 +167,5 @@ def test_the_p_value_is_below_the_rate_exactly_where_an_image_is_treated_by_the_
     treated = told.found.mask.flatten(1).any(dim=1) | told.found.dense
     below = told.found.p_value < detox.calibration.small.false_alarm_rate
     assert torch.equal(below, treated) and treated.any() and not treated.all()
-    assert torch.equal(told.timestep_map.flatten(1).any(dim=1), treated | (told.found.p_value < DOUBT))
+    assert torch.equal(told.timestep_map.flatten(1).any(dim=1), treated)
+    assert torch.equal(told.level1 > 12, ~treated & (told.found.p_value < DOUBT)) and (told.level1 > 12).any()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sampdetox_transforms.cli.inspect import level1
 from sampdetox_transforms.cli.purify.files import MAX_PIXELS, Picture, PictureError, read_picture, write_picture
 from sampdetox_transforms.cli.purify.rows import has_wave, retouched_in_words
 from sampdetox_transforms.cli.purify.thumbnails import MARK, as_bytes
@@ -96,10 +97,10 @@ def planted(pixels: "Tensor", trigger: str, seed: int) -> "Tensor":
 def numbers_of(explained: "Explanation", detox: "SampDetox", seconds: float) -> dict[str, Any]:
     """What was found, in numbers."""
     found = explained.found
-    own = float(explained.timestep_map.amax())
+    level = float(explained.timestep_map.amax()) or level1(detox, explained)
     numbers: dict[str, Any] = {
-        "level": round(own or float(detox.schedule.level(explained.sigma1)), 1),
-        "noise": round(127.5 * max(explained.sigma1, float(explained.sigma_map.amax())), 1),
+        "level": round(level, 1),
+        "noise": round(127.5 * float(detox.schedule.sigma(level)), 1),
         "calls": int(explained.network_calls),
         "seconds": round(seconds, 2),
     }
