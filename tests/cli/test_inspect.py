@@ -37,7 +37,7 @@ def test_inspect_draws_and_reports(run, weights, tmp_path, monkeypatch):
 
 
 def test_the_level_is_the_one_that_the_picture_had(run, tmp_path):
-    """Photographs have a lighter one than the settings say, pictures in doubt a higher one, as these random pixels are."""
+    """Photographs have a lighter one than the settings say, pictures in doubt, as random pixels are, a higher one."""
     levels = []
     for side in (32, 96):
         save(tmp_path / f"{side}.png", colours(0, (side, side, 3)))
