@@ -144,12 +144,13 @@ def settings_of(detox: "SampDetox") -> dict[str, str]:
 
     s: Any = detox.settings
     local = "search and fill" if detox.restorer is not None else f"map {getattr(s, 'map', 'ssim')}"
-    large = f" ({s.t1_large} above {SMALL} pixels)" if getattr(s, "t1_large", None) is not None else ""
-    large += f" ({s.t1_doubt} in doubt)" if getattr(s, "t1_doubt", None) is not None else ""
+    others = {f"above {SMALL} pixels": getattr(s, "t1_large", None), "in doubt": getattr(s, "t1_doubt", None)}
+    own = ", ".join(f"{level} {where}" for where, level in others.items() if level is not None)
+    own = own and f" ({own})"
     walk = f"{s.sampler}, stride {s.stride}" if hasattr(s, "sampler") else "ddpm, stride 1"
     return {
         "weights": f"{detox.denoiser.source}, levels 1 to {detox.denoiser.max_level}",
-        "settings": f"t1={s.t1}{large}, t2={s.t2}, {walk}, {local}, {detox.schedule.name} levels",
+        "settings": f"t1={s.t1}{own}, t2={s.t2}, {walk}, {local}, {detox.schedule.name} levels",
     }
 
 

@@ -17,11 +17,12 @@ from sampdetox_transforms.transforms.presets import PRESETS
 @pytest.mark.parametrize(
     ("name", "changed"),
     [
-        ("before", {"colour_gain", "waves", "t2_light", "dense_gain", "jitter"}),
+        ("before", {"colour_gain", "waves", "t2_light", "t1_doubt", "dense_gain", "jitter"}),
         ("no colour", {"colour_gain"}),
         ("no waves", {"waves"}),
         ("no jitter", {"jitter"}),
         ("one level", {"t2_light"}),
+        ("no doubt", {"t1_doubt"}),
         ("fitted", set()),
     ],
 )
