@@ -157,7 +157,8 @@ def test_a_file_that_changed_is_read_anew(copy):
 def test_both_files_of_the_package_are_pinned(tmp_path, monkeypatch):
     copy = shutil.copytree(RESTORER_FOLDER, tmp_path / "restorer")
     content = json.loads((copy / CALIBRATION).read_text())
-    (copy / CALIBRATION).write_text(json.dumps(content | {"false_alarm_rate": 0.01}))
+    content["small"]["false_alarm_rate"] = 0.01
+    (copy / CALIBRATION).write_text(json.dumps(content))
     assert load_restorer(copy)[1].false_alarm_rate == 0.01  # nothing but the hash tells
     monkeypatch.setattr(restorer_files, "RESTORER_FOLDER", copy)
     with pytest.raises(WeightsFileError, match=f"{CALIBRATION} must have the sha256 .*Remove it and fetch it anew"):
