@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sampdetox_transforms.method.restore import Restore
 from sampdetox_transforms.method.retouch import resampled
 from sampdetox_transforms.transforms.fit import CANDIDATES, Dose, fit_to_classifier
 
@@ -185,3 +186,8 @@ def test_it_sees_hard_labels_only():
 def test_refusals(arguments, message):
     with pytest.raises(ValueError, match=message):
         fit_to_classifier(**{"model": stands(), "purify": Purify(), "images": zero()} | arguments)
+
+
+def test_images_in_doubt_keep_their_level_unless_the_dose_lowers_that_of_all():
+    assert replace(DEFAULT, t1=12).of(Restore()).t1_doubt == Restore().t1_doubt is not None
+    assert replace(DEFAULT, t1=6).of(Restore()).t1_doubt is None

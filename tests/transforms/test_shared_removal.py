@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from sampdetox_transforms.method.shared.match import make_filter
 from sampdetox_transforms.method.shared.others import describe
 from sampdetox_transforms.networks.checkpoints import WeightsFileError
 from sampdetox_transforms.networks.restorers import Restorers
+from sampdetox_transforms.transforms.shared_images import for_comparison
 
 SIDE = 16
 
@@ -233,3 +235,13 @@ class TestRefused:
     def test_pictures_of_another_shape(self, tiny):
         with pytest.raises(ValueError, match="shape of the trigger"):
             searching(tiny, trigger=added())(picture(3))
+
+
+def test_what_is_compared_has_lost_nothing_of_its_own():
+    detox = SampDetox("bundled", seed=0)
+    settings = for_comparison(detox).settings
+    assert settings == replace(
+        detox.settings, t1_doubt=None, colour=0.0, colour_gain=0.0, dense_gain=1.0, jitter=0.0
+    ) != detox.settings  # fmt: skip
+    anything = object()
+    assert for_comparison(anything) is anything
