@@ -69,9 +69,8 @@ def inspect(
         trigger=trigger,
     )
     explained = detox.explain(picture.pixels)
-    heading = (
-        f"{image.name}: weights {detox.denoiser.source}, t1 = {level1(detox, explained):g}, t2 = {detox.settings.t2}"
-    )
+    own = f"{round(level1(detox, explained), 1):g}"
+    heading = f"{image.name}: weights {detox.denoiser.source}, t1 = {own}, t2 = {detox.settings.t2}"
     draw_panel([explanation_row(picture.pixels, explained, t2=detox.settings.t2)], out, heading=heading)
     found = measure(detox, picture.pixels, explained)
     if as_json:
@@ -102,9 +101,7 @@ def describe(picture: Picture, path: Path) -> str:
 
 def level1(detox: "SampDetox", explained: "Explanation") -> float:
     """The level of the global stage, which photographs and images in doubt have one of their own for."""
-    if explained.level1 is not None:
-        return round(float(explained.level1), 1)
-    return round(float(detox.schedule.level(explained.sigma1)), 1)
+    return float(detox.schedule.level(explained.sigma1) if explained.level1 is None else explained.level1)
 
 
 def measure(detox: "SampDetox", pixels: "Tensor", explained: "Explanation") -> dict[str, Any]:
@@ -127,7 +124,7 @@ def measure(detox: "SampDetox", pixels: "Tensor", explained: "Explanation") -> d
         searched["shared_trigger_taken_out"] = bool(explained.matched)
     return {
         **searched,
-        "level1": level1(detox, explained),
+        "level1": round(level1(detox, explained), 1),
         "sigma1": float(detox.schedule.sigma(level1(detox, explained))),
         "sigma2": explained.sigma2,
         "network_calls": int(explained.network_calls),

@@ -34,8 +34,12 @@ class Diffusion(NamedTuple):
         for these, level in groups:
             index = these.nonzero()[:, 0]
             if len(index):
-                walk = grid(level, self.settings.stride)
-                part = x[index], self.denoiser, self.schedule, walk, step_of(self.settings), subset(noise, index)
-                result[index] = global_stage(*part)
+                walk, all_of_them = grid(level, self.settings.stride), len(index) == len(x)
+                step, part = step_of(self.settings), x if all_of_them else x[index]
+                part = global_stage(part, self.denoiser, self.schedule, walk, step, subset(noise, index))
+                if all_of_them:  # as photographs are: no copy of them
+                    result = part
+                else:
+                    result[index] = part
                 levels[index], calls[index] = level, len(walk) - 1
         return result, levels, calls

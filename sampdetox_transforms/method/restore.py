@@ -59,7 +59,7 @@ class Restore:
             as well.
         t1_large: the same for larger ones, in which less noise hides as much; None for ``t1``.
         t1_doubt: the same for small images in doubt, which are not flagged although at most ``DOUBT`` of clean ones
-            look as suspicious; None, or a t1 of 0 or more than this, for ``t1``.
+            look as suspicious; at most t2. None, or a t1 of 0 or no less than this, for ``t1``.
         t2: the level for images with a dense trigger, after the networks' estimate has taken their place.
         t2_light: the same where what the estimate takes is fine detail, or is faint, and drowns in less noise, and
             where a shared trigger was taken out already; at most t2, None for ``t2``.
@@ -130,16 +130,16 @@ class Restore:
     @property
     def highest_level(self) -> float:
         """The highest level at which the network is asked."""
-        return max(self.t1, self.t2, self.t1_large or 0, self.t1_doubt or 0)
+        return max(self.t1, self.t2, self.t1_large or 0)
 
     def level_of(self, x: Real[Tensor, "..."]) -> float:
         """The level of the global stage for images of this size."""
         return self.t1 if self.t1_large is None or is_small(x) else self.t1_large
 
-    def in_doubt(self, seen: Look, x0: Real[Tensor, "b c h w"]) -> Bool[Tensor, " b"]:
-        """Which images get ``t1_doubt``."""
-        asked = self.t1_doubt is not None and 0 < self.t1 <= self.t1_doubt and is_small(x0)
-        return ~seen.alarms.any(dim=1) & (seen.p_value < DOUBT * asked)
+    def level_in_doubt(self, x: Real[Tensor, "..."]) -> float:
+        """The same for those of them that are in doubt."""
+        t1 = self.level_of(x)
+        return max(t1, min(self.t1_doubt or 0, self.t2)) if is_small(x) and t1 > 0 else t1
 
     def levels_of(self, dense: DenseAnswer, t1: float) -> tuple[tuple[Bool[Tensor, " b"], float], ...]:
         """Which flagged images go to which level: t1 where what was taken out leaves nothing."""
@@ -174,8 +174,9 @@ class Restore:
         seen = look(x0, networks, calibration)
         amount = colour_amount(seen.likely, self.colour, self.colour_gain)
         start = enlarge(x0, seen.x, self.without_colour(lightened(seen, self.gain), amount))
-        doubtful = self.in_doubt(seen, x0)
-        stage1, levels, steps1 = diffuse.to_levels(start, ((~doubtful, t1), (doubtful, self.t1_doubt or t1)), noise)
+        in_doubt = self.level_in_doubt(x0)
+        doubtful = ~seen.alarms.any(dim=1) & (seen.p_value < DOUBT) & (in_doubt > t1)
+        stage1, levels, steps1 = diffuse.to_levels(start, ((~doubtful, t1), (doubtful, in_doubt)), noise)
         stage1 = jittered(stage1, jitter, noise)
         index = seen.alarms.any(dim=1).nonzero()[:, 0]
         known = torch.zeros_like(seen.alarms[:, 0]) if matched is None else matched

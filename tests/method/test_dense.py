@@ -257,7 +257,9 @@ def test_images_in_doubt_have_a_level_of_their_own():
     assert result.found.dense.tolist() == [False, False, False, True]
 
 
-@pytest.mark.parametrize("settings", [{"t1_doubt": None}, {"t1": 0, "t1_doubt": 40}, {"t1": 50, "t1_doubt": 40}])
+@pytest.mark.parametrize(
+    "settings", [{"t1_doubt": None}, {"t1": 0, "t1_doubt": 40}, {"t1": 50, "t1_doubt": 40}, {"t2": 8, "t1_doubt": 40}]
+)
 def test_without_a_higher_level_no_image_is_in_doubt(settings):
     x0 = flat(0.1, 0.1, 0.1)
     x0[:, :, 0, 0] = 0.84
@@ -269,3 +271,11 @@ def test_no_large_image_is_in_doubt():
     x0 = torch.full((1, 3, 50, 50), 0.84)
     assert run(x0[..., :40, :40], Doubts(), t1=12, t1_doubt=40, t2=60, gain=0).level1.tolist() == [40]
     assert run(x0, Doubts(), t1=12, t1_doubt=40, t2=60, gain=0).level1.tolist() == [12]
+
+
+def test_the_level_in_doubt_is_at_most_t2_and_asks_for_no_denoiser_that_knows_more():
+    x0 = flat(0.1, 0.1, 0.1)
+    x0[:, 0, 0, 0] = 0.84
+    settings = {"t1": 12, "t1_doubt": 40, "t2": 25}
+    assert run(x0, Doubts(), gain=0, **settings).level1.tolist() == [25]
+    assert Restore(**settings).highest_level == 25

@@ -97,10 +97,10 @@ def planted(pixels: "Tensor", trigger: str, seed: int) -> "Tensor":
 def numbers_of(explained: "Explanation", detox: "SampDetox", seconds: float) -> dict[str, Any]:
     """What was found, in numbers."""
     found = explained.found
-    level = float(explained.timestep_map.amax()) or level1(detox, explained)
+    first, own = level1(detox, explained), float(explained.timestep_map.amax())
     numbers: dict[str, Any] = {
-        "level": round(level, 1),
-        "noise": round(127.5 * float(detox.schedule.sigma(level)), 1),
+        "level": round(own or first, 1),
+        "noise": round(127.5 * float(detox.schedule.sigma(max(first, own))), 1),
         "calls": int(explained.network_calls),
         "seconds": round(seconds, 2),
     }
