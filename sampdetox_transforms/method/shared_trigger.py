@@ -206,14 +206,15 @@ def _estimated(images: Tensor, purified: Tensor, members: Tensor, others: Tensor
         return shared, make_filter(shared, rest, reached=reached)
     whitened = whiten(own, rest.mean, rest.scale)
     halves = [
-        (slice(one, None, 2), estimate(own[other::2], own_purified[other::2], rest)) for one, other in ((0, 1), (1, 0))
+        (Whitened(whitened.values[one::2]), estimate(own[other::2], own_purified[other::2], rest))
+        for one, other in ((0, 1), (1, 0))
     ]
     best: tuple[float, Filter] | None = None
     for by_own in (True, False):
         with_it, without_it = [], []
         for one, half in halves:
             known = make_filter(half, rest, by_own=by_own)
-            with_it.append(strengths_in(Whitened(*(part[one] for part in whitened)), half, known)[0])
+            with_it.append(strengths_in(one, half, known)[0])
             without_it.append(strengths_in(rest.whitened, half, known)[0])
         amounts = torch.cat(with_it)
         apart = float(amounts.quantile(0.2) / torch.cat(without_it).quantile(0.98).clamp(min=1e-3))

@@ -56,7 +56,7 @@ class NoEstimate(nn.Module):
 
 
 def comparison(tools: Tools) -> list[Column]:
-    """Tables 1 and 4, and Lite-BD's first stage, which is left out with a warning where its weights are not there.
+    """Tables 1, 4 and 5, and Lite-BD's first stage, which is left out with a warning where its weights are not there.
 
     Raises:
         WeightsFileError: other weights for Lite-BD than the pinned ones.

@@ -1,6 +1,8 @@
 """Images without the trigger: what is usual there, worked out once for all that is compared with it."""
 
 import math
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from jaxtyping import Float
@@ -11,11 +13,16 @@ from sampdetox_transforms.method.shared.spectrum import own, smoothed, transform
 MEDIAN = math.pi / 2  # the variance of a median, of normal numbers, to that of their mean
 
 
-class Whitened(NamedTuple):
-    """Images as coefficients, each divided by what is usual; ``own`` is how large those of one image are beside it."""
+@dataclass(frozen=True)
+class Whitened:
+    """Images as coefficients, (n, c, h, w), each divided by what is usual."""
 
     values: Float[Tensor, "n c h w"]
-    own: Float[Tensor, "n 1 h w"]
+
+    @cached_property
+    def own(self) -> Float[Tensor, "n 1 h w"]:
+        """How large those of one image are beside what is usual; worked out where it is asked for."""
+        return own(self.values)
 
 
 class Others(NamedTuple):
@@ -45,12 +52,11 @@ def describe(images: Float[Tensor, "n c h w"], purified: Float[Tensor, "n c h w"
     mean, residuals = images.mean(dim=0), images - purified
     coefficients = transformed(images - mean)
     scale = usual(coefficients)
-    whitened = coefficients / scale
     return Others(
         images,
         mean,
         scale,
-        Whitened(whitened, own(whitened)),
+        Whitened(coefficients / scale),
         smoothed(coefficients.var(dim=0)[None], 3)[0],
         residuals.median(dim=0).values,
         MEDIAN * transformed(residuals).var(dim=0) / len(images),
@@ -59,5 +65,4 @@ def describe(images: Float[Tensor, "n c h w"], purified: Float[Tensor, "n c h w"
 
 def whiten(images: Float[Tensor, "n c h w"], mean: Float[Tensor, "c h w"], scale: Float[Tensor, "c h w"]) -> Whitened:
     """Other images, as ``describe`` does it with its own."""
-    values = transformed(images - mean) / scale
-    return Whitened(values, own(values))
+    return Whitened(transformed(images - mean) / scale)
