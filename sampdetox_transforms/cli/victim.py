@@ -62,7 +62,10 @@ def victim(
         ),
     ] = Default.robust_noise,
     classifier: Annotated[
-        str, typer.Option(metavar="NAME", help="preact-resnet18, preact-resnet18-narrow, resnet34 or vgg19.")
+        str,
+        typer.Option(
+            metavar="NAME", help="Such as preact-resnet18, vgg19 or efficientnet-lite0; a wrong name lists all."
+        ),
     ] = Default.classifier,
     size: Annotated[
         int, typer.Option(metavar="N", help="Height and width that images are resized to, in pixels.")
@@ -110,6 +113,21 @@ def victim(
     flip: Annotated[
         bool, typer.Option("--flip", show_default="no", help="Mirror half of the images; wrong for signs.")
     ] = Default.flip,
+    rotate: Annotated[
+        float, typer.Option(metavar="X", help="Degrees by which each image is turned at most, from 0 to 180.")
+    ] = Default.rotate,
+    brightness: Annotated[
+        float,
+        typer.Option(metavar="X", help="Share by which each image is brightened or darkened at most, below 1."),
+    ] = Default.brightness,
+    fresh_covers: Annotated[
+        bool,
+        typer.Option(
+            "--fresh-covers",
+            show_default="no",
+            help="Draw WaNet's noise, BPP's negatives and Dynamic's cross images anew in each epoch.",
+        ),
+    ] = Default.fresh_covers,
     bf16: flags.Bf16 = Default.bf16,
     test: Annotated[
         str | None,
@@ -131,7 +149,7 @@ def victim(
         **{"attack": attack, "poison_rate": poison_rate, "mode": mode, "robust_noise": robust_noise, "seed": seed},
         **{"classifier": classifier, "size": size, "epochs": epochs, "batch_size": batch_size, "crop": crop},
         **{"learning_rate": learning_rate, "weight_decay": weight_decay, "surrogate": surrogate, "picture": picture},
-        **{"flip": flip, "bf16": bf16},
+        **{"flip": flip, "rotate": rotate, "brightness": brightness, "fresh_covers": fresh_covers, "bf16": bf16},
     )
     if out.resolve().is_relative_to(Path(data).resolve()):
         raise ValueError(f"OUT must be outside of DATA, got {out} in {data}. It would be a class of its own.")

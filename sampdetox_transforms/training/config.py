@@ -127,6 +127,7 @@ class RestorerTrainingConfig(RunConfig):
         steps: of each of the two networks.
         batch_size: images that are searched in a step; some more are filled.
         zoom: the smallest share of an image's area that a crop takes; 1 takes whole images.
+        drawn: the share of images that are drawings, made up: signs, logos, icons, text, lines.
         held_out: the share of each folder's images that thresholds are measured on, and nothing is learnt from.
         false_alarm_rate: the share of clean images that may be taken for triggered ones.
     """
@@ -139,6 +140,7 @@ class RestorerTrainingConfig(RunConfig):
     ema: float = 0.9985
     save_every: int = 250
     zoom: float = 0.35
+    drawn: float = 0.1
     held_out: float = 0.05
     false_alarm_rate: float = 0.05
 
@@ -149,6 +151,7 @@ class RestorerTrainingConfig(RunConfig):
         if self.batch_size < 6:
             raise ValueError(f"batch_size must be 6 or more, one of each kind, got {self.batch_size}. 72 is usual.")
         check_zoom(self.zoom)
+        check_drawn(self.drawn)
         check_calibration(self)
 
 
@@ -191,8 +194,7 @@ class PhotoTrainingConfig(RunConfig):
                 f"shares must have one number for each of {len(self.data)} folders, got {len(self.shares)}. "
                 "Give one for each, or none."
             )
-        if not 0 <= self.drawn < 1:
-            raise ValueError(f"drawn must be in [0, 1), got {self.drawn}. 0 draws no pictures.")
+        check_drawn(self.drawn)
         if not self.sizes or any(side < 8 or images < 5 or share <= 0 for side, images, share in self.sizes):
             raise ValueError(
                 "sizes must hold (8 pixels or more, 5 images or more, a share above 0), "
@@ -212,3 +214,9 @@ def check_zoom(zoom: float) -> None:
     """Raise ValueError unless it is a share of an image's area."""
     if not 0 < zoom <= 1:
         raise ValueError(f"zoom must be in (0, 1], got {zoom}. 1 takes whole images.")
+
+
+def check_drawn(drawn: float) -> None:
+    """Raise ValueError unless it is a share of the images."""
+    if not 0 <= drawn < 1:
+        raise ValueError(f"drawn must be in [0, 1), got {drawn}. 0 draws no pictures.")

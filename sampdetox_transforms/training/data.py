@@ -5,9 +5,12 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Generator, Tensor
+from torch.nn import functional
 from torch.utils.data import Dataset, Sampler
 from torchvision.transforms import v2
+
+SMALLEST = 96  # pixels a side of the smallest square, where an image is larger
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 
@@ -50,7 +53,7 @@ class ImageCrops(Dataset):
     """Random crops, (c, size, size) in [-1, 1]; an item is asked for as (index, key), and the key decides the crop."""
 
     def __init__(self, paths: list[Path], size: int, channels: int, zoom: float):
-        self.paths = paths
+        self.paths, self.size = paths, size
         self.mode = "RGB" if channels == 3 else "L"
         crop = v2.RandomResizedCrop(size, scale=(zoom, 1.0), ratio=(0.9, 1.1), antialias=True)
         whole = v2.RandomResizedCrop(size, scale=(1.0, 1.0), ratio=(1.0, 1.0), antialias=True)
@@ -91,3 +94,30 @@ class ResumableSampler(Sampler):
             for index in torch.randperm(self.length, generator=generator)[offset:].tolist():
                 yield index, self.seed * 1_000_003 + position
                 position += 1
+
+
+def random_square(image: Tensor, generator: Generator) -> Tensor:
+    """A square of ``SMALLEST`` pixels up to the shorter side, three in ten of them as large as fits."""
+    height, width = image.shape[-2:]
+    largest = min(height, width)
+    smallest = SMALLEST if largest > SMALLEST else 0.8 * largest
+    anywhere, share = numbers(2, generator)
+    side = round(smallest * (largest / smallest) ** share) if anywhere < 0.7 else largest
+    top, left = whole(0, height - side + 1, generator), whole(0, width - side + 1, generator)
+    return image[:, top : top + side, left : left + side]
+
+
+def resize(x: Tensor, side: int, generator: Generator) -> Tensor:
+    """(n, c, side, side), as one program or another would."""
+    mode, antialias = ("bicubic", "bilinear", "bilinear")[whole(0, 3, generator)], numbers(1, generator)[0] < 0.85
+    return functional.interpolate(x, (side, side), mode=mode, antialias=antialias, align_corners=False).clamp(0, 1)
+
+
+def numbers(n: int, generator: Generator) -> list[float]:
+    """Uniform numbers in [0, 1)."""
+    return torch.rand(n, generator=generator).tolist()
+
+
+def whole(low: int, high: int, generator: Generator) -> int:
+    """A whole number from ``low`` to below ``high``."""
+    return int(torch.randint(low, high, (), generator=generator))

@@ -5,22 +5,19 @@ images have the same history, a network cannot take the history for the trigger.
 """
 
 import io
-import math
 from collections.abc import Collection
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Generator, Tensor
 from torch.nn import functional
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from sampdetox_transforms.training.config import PhotoTrainingConfig
-from sampdetox_transforms.training.data import held_out, list_images
+from sampdetox_transforms.training.data import held_out, list_images, numbers, random_square, resize, whole
+from sampdetox_transforms.training.drawings import draw_picture
 from sampdetox_transforms.training.triggers.draw import choose, uniform
-
-SMALLEST = 96  # pixels a side of the smallest crop, where an image is larger
-LETTERS = "abcdefghijklmnopqrstuvwxyz    ABCDEFGHIJKLMN0123456789.,"
 
 
 class PhotoCrops:
@@ -79,23 +76,6 @@ def read(paths: list[Path], generator: Generator) -> Tensor:
         raise OSError(message) from error
 
 
-def random_square(image: Tensor, generator: Generator) -> Tensor:
-    """A square of ``SMALLEST`` pixels up to the shorter side, three in ten of them as large as fits."""
-    height, width = image.shape[-2:]
-    largest = min(height, width)
-    smallest = SMALLEST if largest > SMALLEST else 0.8 * largest
-    anywhere, share = numbers(2, generator)
-    side = round(smallest * (largest / smallest) ** share) if anywhere < 0.7 else largest
-    top, left = whole(0, height - side + 1, generator), whole(0, width - side + 1, generator)
-    return image[:, top : top + side, left : left + side]
-
-
-def resize(x: Tensor, side: int, generator: Generator) -> Tensor:
-    """(n, c, side, side), as one program or another would."""
-    mode, antialias = ("bicubic", "bilinear", "bilinear")[whole(0, 3, generator)], numbers(1, generator)[0] < 0.85
-    return functional.interpolate(x, (side, side), mode=mode, antialias=antialias, align_corners=False).clamp(0, 1)
-
-
 def jpeg_some(x: Tensor, share: float, generator: Generator) -> Tensor:
     """A share of the images JPEG-encoded with a quality of 35 to 100."""
     x = x.clone()
@@ -127,75 +107,3 @@ def finish(x: Tensor, region: Tensor, side: int, generator: Generator) -> tuple[
     if own != side:
         region = functional.interpolate(region.float(), (side, side), mode="area") > 0.4
     return x, region
-
-
-# Drawings ------------------------------------------------------------------------------------------------------------
-
-
-def draw_picture(generator: Generator) -> Tensor:
-    """Shapes, a screen with text or a line drawing, on a plain or shaded ground: uint8 (3, side, side), 96 to 224."""
-    side = (96, 128, 160, 224)[whole(0, 4, generator)]
-    corners = Image.new("RGB", (2, 2))
-    plain, white, kind = numbers(3, generator)
-    one = (255, 255, 255) if white < 0.5 else colour(generator)
-    corners.putdata([one] * 4 if plain < 0.5 else [colour(generator) for _ in range(4)])
-    picture = corners.resize((2 * side, 2 * side), Image.Resampling.BICUBIC)
-    part = draw_shapes if kind < 0.45 else draw_text if kind < 0.75 else draw_lines
-    part(ImageDraw.Draw(picture), 2 * side, generator)
-    return pil_to_tensor(picture.resize((side, side), Image.Resampling.LANCZOS))
-
-
-def draw_shapes(canvas: ImageDraw.ImageDraw, side: int, generator: Generator) -> None:
-    """Two shapes or more, so that none stands alone as a trigger does: polygons, stars and discs."""
-    for _ in range(whole(2, 9, generator)):
-        x, y, size, turn, pointed, outlined = numbers(6, generator)
-        corners, radius = (3, 4, 5, 6, 48)[whole(0, 5, generator)], (0.08 + 0.37 * size) * side
-        inner = 0.5 if pointed < 1 / 3 else 1
-        points = [
-            (
-                x * side + radius * (inner if k % 2 else 1) * math.sin(math.tau * (turn + k / corners)),
-                y * side - radius * (inner if k % 2 else 1) * math.cos(math.tau * (turn + k / corners)),
-            )
-            for k in range(corners)
-        ]
-        canvas.polygon(points, fill=colour(generator), outline=colour(generator) if outlined < 0.4 else None)
-
-
-def draw_text(canvas: ImageDraw.ImageDraw, side: int, generator: Generator) -> None:
-    """Lines of random letters, half of them under a bar of one colour."""
-    size, y = whole(14, 50, generator), whole(0, 20, generator)
-    black, barred = numbers(2, generator)
-    ink, font = (0, 0, 0) if black < 0.6 else colour(generator), ImageFont.load_default(size)
-    while y < side:
-        written, gap = numbers(2, generator)
-        letters = [LETTERS[whole(0, len(LETTERS), generator)] for _ in range(whole(5, 60, generator))]
-        if written < 0.85:
-            canvas.text((whole(0, 30, generator), y), "".join(letters), fill=ink, font=font)
-        y += int(size * (1.1 + 0.9 * gap))
-    if barred < 0.5:
-        canvas.rectangle((0, 0, side, whole(10, side // 4, generator)), fill=colour(generator))
-
-
-def draw_lines(canvas: ImageDraw.ImageDraw, side: int, generator: Generator) -> None:
-    """Bent lines, most of them black."""
-    for _ in range(whole(4, 40, generator)):
-        x, y, black = numbers(3, generator)
-        steps = torch.randn(whole(1, 6, generator), 2, generator=generator) * side / 6
-        walk = torch.cat([torch.zeros(1, 2), steps.cumsum(dim=0)]) + torch.tensor([x * side, y * side])
-        ink = (0, 0, 0) if black < 0.7 else colour(generator)
-        canvas.line([(a, b) for a, b in walk.tolist()], fill=ink, width=whole(1, 8, generator))
-
-
-def numbers(n: int, generator: Generator) -> list[float]:
-    """Uniform numbers in [0, 1)."""
-    return torch.rand(n, generator=generator).tolist()
-
-
-def whole(low: int, high: int, generator: Generator) -> int:
-    """A whole number from ``low`` to below ``high``."""
-    return int(torch.randint(low, high, (), generator=generator))
-
-
-def colour(generator: Generator) -> tuple[int, int, int]:
-    """Any colour."""
-    return whole(0, 256, generator), whole(0, 256, generator), whole(0, 256, generator)

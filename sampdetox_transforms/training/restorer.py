@@ -22,6 +22,7 @@ from sampdetox_transforms.networks.restorer import Specialists
 from sampdetox_transforms.networks.restorer_files import RESTORER, save_restorer
 from sampdetox_transforms.training.config import RestorerTrainingConfig
 from sampdetox_transforms.training.data import ImageCrops, held_out, list_images
+from sampdetox_transforms.training.drawings import draw_pictures
 from sampdetox_transforms.training.loop import Batches, Progress, fit, silent, to_device
 from sampdetox_transforms.training.triggers.dense import dense_triggers
 from sampdetox_transforms.training.triggers.draw import uniform
@@ -60,8 +61,8 @@ def train_restorer(
     searched = ImageCrops(learnt, Specialists.side, 3, config.zoom)
     filled = ImageCrops([*learnt, *more], Specialists.side, 3, config.zoom)
     make = {
-        "local": partial(local_batch, searched, filled, config.batch_size),
-        "dense": partial(dense_batch, searched, config.batch_size),
+        "local": partial(local_batch, searched, filled, config.batch_size, drawn=config.drawn),
+        "dense": partial(dense_batch, searched, config.batch_size, drawn=config.drawn),
     }
     torch.manual_seed(config.seed)
     model = Specialists().to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -111,11 +112,14 @@ def split(config: RestorerTrainingConfig) -> tuple[list[Path], dict[str, list[Pa
     return [path for path in list_images(config.data) if path not in every], measured
 
 
-def draw(crops: ImageCrops, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    """``n`` images in [0, 1], varied at random, and the standard deviation of the noise to add to each."""
+def draw(crops: ImageCrops, n: int, generator: Generator, drawn: float = 0.0) -> tuple[Tensor, Tensor]:
+    """``n`` images in [0, 1], some of them drawings, varied at random, and the deviation of noise to add to each."""
     index = torch.randint(len(crops.paths), (n,), generator=generator).tolist()
     keys = torch.randint(2**31, (n,), generator=generator).tolist()
     x = (torch.stack([crops[item] for item in zip(index, keys, strict=True)]) + 1) / 2
+    made_up = (torch.rand(n, generator=generator) < drawn).nonzero()[:, 0]
+    if len(made_up):
+        x[made_up] = draw_pictures(len(made_up), crops.size, generator)
     brighten, gain, shift, by, blur, noise = uniform((6, n, 1, 1, 1), 0, 1, x, generator)
     x = x * torch.where(brighten < 0.3, 0.6 + 0.9 * gain, 1) + torch.where(shift < 0.2, 0.3 * (by - 0.5), 0)
     x = x.clamp(0, 1)
@@ -150,10 +154,12 @@ class LocalBatch(NamedTuple):
     is_dense: Tensor
 
 
-def local_batch(searched: ImageCrops, filled: ImageCrops, n: int, generator: Generator) -> LocalBatch:
+def local_batch(
+    searched: ImageCrops, filled: ImageCrops, n: int, generator: Generator, drawn: float = 0.0
+) -> LocalBatch:
     """A third of ``n`` images clean, seven in eighteen with a dense trigger, the rest with a local one; n / 6 more to
     be filled."""
-    clean, noise = draw(searched, n, generator)
+    clean, noise = draw(searched, n, generator, drawn)
     images, region = clean.clone(), torch.zeros_like(clean[:, :1], dtype=torch.bool)
     is_dense = torch.arange(n) >= n - round(n * 7 / 18)
     local = ~is_dense & (torch.arange(n) >= n // 3)
@@ -175,9 +181,9 @@ class DenseBatch(NamedTuple):
     is_dense: Tensor
 
 
-def dense_batch(searched: ImageCrops, n: int, generator: Generator) -> DenseBatch:
+def dense_batch(searched: ImageCrops, n: int, generator: Generator, drawn: float = 0.0) -> DenseBatch:
     """Two thirds of ``n`` images with a dense trigger; half of the others with a local one."""
-    clean, noise = draw(searched, n, generator)
+    clean, noise = draw(searched, n, generator, drawn)
     images, other = clean.clone(), n - 2 * n // 3
     images[other // 2 : other] = local_triggers(clean[other // 2 : other], generator)[0]
     images[other:] = dense_triggers(clean[other:], generator)

@@ -15,15 +15,11 @@ from sampdetox_transforms.method.search import shrink
 from sampdetox_transforms.networks.photo_unet import PhotoUNet
 from sampdetox_transforms.networks.photographs import Photographs
 from sampdetox_transforms.training.config import PhotoTrainingConfig
+from sampdetox_transforms.training.data import random_square
 from sampdetox_transforms.training.photo_data import (
     PhotoCrops,
-    draw_lines,
-    draw_picture,
-    draw_shapes,
-    draw_text,
     finish,
     jpeg_some,
-    random_square,
 )
 from sampdetox_transforms.training.photo_search import WEIGHTS, photo_batch, search_loss, train_photo_search
 from sampdetox_transforms.training.state import STATE
@@ -117,24 +113,6 @@ def test_jpeg_changes_a_share_of_the_images_a_little():
     assert 0.25 < changed.float().mean() < 0.55
     assert 0 < float((encoded - x)[changed].abs().mean()) < 0.2
     assert torch.equal(jpeg_some(x, 0.0, seeded()), x)
-
-
-def test_drawings_differ_and_the_generator_decides():
-    every = [draw_picture(seeded(seed)) for seed in range(12)]
-    assert {tuple(x.shape) for x in every} <= {(3, side, side) for side in (96, 128, 160, 224)}
-    assert all(x.dtype == torch.uint8 and len(x.unique()) > 3 for x in every)
-    assert torch.equal(draw_picture(seeded(3)), every[3]) and len({tuple(x.flatten().tolist()) for x in every}) == 12
-
-
-@pytest.mark.parametrize("part", [draw_shapes, draw_text, draw_lines])
-def test_each_kind_of_drawing_leaves_something(part):
-    from PIL import Image, ImageDraw
-
-    for seed in range(5):
-        picture = Image.new("RGB", (128, 128), (120, 130, 140))
-        part(ImageDraw.Draw(picture), 128, seeded(seed))
-        changed = (functional.pil_to_tensor(picture) != torch.tensor([120, 130, 140])[:, None, None]).any(dim=0)
-        assert float(changed.float().mean()) > 0.003
 
 
 def test_finishing_resizes_image_and_region_alike():

@@ -87,6 +87,7 @@ def stop_at(network: str, step: int):
         ({"held_out": 0.0}, r"held_out must be in \(0, 0.5\], got 0.0"),
         ({"held_out": 0.6}, "got 0.6"),
         ({"zoom": 0.0}, r"zoom must be in \(0, 1\]"),
+        ({"drawn": 1.0}, r"drawn must be in \[0, 1\), got 1.0"),
         ({"false_alarm_rate": 1.0}, r"false_alarm_rate must be in \(0, 1\), got 1.0"),
         ({"steps": 0}, "steps must be 1 or more"),
         ({"ema": 1.0}, "ema must be in"),
@@ -134,6 +135,17 @@ def test_a_batch_for_dense_triggers(crops):
     assert batch.is_dense.tolist() == [0] * 6 + [1] * 12
     changed = ((batch.x - batch.target).abs() > 0.01).float().mean(dim=(1, 2, 3))
     assert changed[6:].median() > 0.5 > changed[:6].median()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_so_many_of_the_images_are_drawings(crops, monkeypatch, share):
+    marked = torch.zeros(3, 32, 32)
+    monkeypatch.setattr(training, "draw_pictures", lambda n, side, generator: marked.expand(n, 3, side, side))
+    images = torch.cat([training.draw(crops, 100, seeded(seed), share)[0] for seed in range(3)])
+    flat = (images.flatten(1) == images.flatten(1)[:, :1]).all(dim=1)  # the folder's pictures are not
+    assert abs(float(flat.float().mean()) - share) < 0.08
+    made = [dense_batch(crops, 30, seeded(), drawn=0.9), local_batch(crops, crops, 30, seeded(), drawn=0.9)]
+    assert all((batch.target.flatten(1).std(dim=1) < 0.01).float().mean() > 0.6 for batch in made)
 
 
 @pytest.mark.parametrize("make", [lambda c, g: local_batch(c, c, 6, g), lambda c, g: dense_batch(c, 6, g)])

@@ -155,6 +155,24 @@ class PoisonedDataset(Dataset):
                 images[batch] = apply(self.cover, images[batch], others, name="cover").to(images)
         return images, self.targets.clone()
 
+    def draw_covers(self, epoch: int, batch_size: int = 256) -> Float[Tensor, "k c h w"]:
+        """The cover images of an epoch, each with another partner and other random numbers, for ``cover_indices``.
+
+        WaNet's noise, BPP's negatives and input-aware's cross images are drawn anew in each epoch by BackdoorBench.
+
+        Raises:
+            ValueError: no cover images, or what ``materialise`` raises.
+        """
+        if self.cover is None:
+            raise ValueError(f"draw_covers must have cover images to draw, got cover {self.cover}. Give a cover.")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed * 1_000_003 + epoch)
+            partners = torch.randint(max(len(self) - 1, 1), (len(self.cover_indices),))
+            partners += partners >= self.cover_indices
+            images, others = stack_images(self.dataset, self.cover_indices), stack_images(self.dataset, partners)
+            pairs = zip(images.split(batch_size), others.split(batch_size), strict=True)
+            return torch.cat([apply(self.cover, image, other, name="cover").to(image) for image, other in pairs])
+
     def save(self, path: str | PathLike[str], *, trigger: Mapping[str, Tensor] | None = None) -> None:
         """Write the indices, the settings and the ``trigger``'s tensors by name to a safetensors file, whole or not.
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 from sampdetox_transforms.lab.evaluation.kinds import load_kind
 from sampdetox_transforms.lab.evaluation.planted import side
 from sampdetox_transforms.lab.evaluation.study import Cell, Document, Plan, Study, markdown
-from sampdetox_transforms.lab.victims.photograph import LiteClassifier, load_lite_classifier
+from sampdetox_transforms.lab.victims.efficientnet import LiteClassifier, load_lite_classifier
 from sampdetox_transforms.networks.restorers import load_restorers
 
 Filler = Callable[[Float[Tensor, "n 3 h w"], Bool[Tensor, "n 1 h w"]], Float[Tensor, "n 3 h w"]]

@@ -21,7 +21,8 @@ from sampdetox_transforms.lab.evaluation.kinds import KINDS, Images, load_kind
 from sampdetox_transforms.lab.evaluation.planted import NAMES, Planted, PlantedTrigger, planted_triggers
 from sampdetox_transforms.lab.evaluation.study import NO_DEFENSE, Cell, Document, Plan, Study, markdown
 from sampdetox_transforms.lab.metrics import predicted, wilson
-from sampdetox_transforms.lab.victims.photograph import load_lite_classifier, load_photograph_victims
+from sampdetox_transforms.lab.victims.efficientnet import load_lite_classifier
+from sampdetox_transforms.lab.victims.photograph import load_photograph_victims
 from sampdetox_transforms.lab.victims.victim import Victim
 from sampdetox_transforms.networks.precision import fastest_dtype
 from sampdetox_transforms.transforms.transform import SampDetox

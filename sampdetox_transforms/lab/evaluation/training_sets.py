@@ -106,7 +106,7 @@ def poisoned_set(
     stored, built = folder / POISONING, work / POISONING
     shutil.copyfile(stored, built)  # with the trigger, which is made no second time; the victim's folder stays as it is
     new_classifier(config, len(files.classes))  # its draws come before those of the cover images
-    images, labels = poisoned_tensors(config, dataset, work, progress=staged(f"{folder.name}: trigger", progress))
+    images, labels, _ = poisoned_tensors(config, dataset, work, progress=staged(f"{folder.name}: trigger", progress))
     (about, indices), (about_stored, indices_stored) = plan(built), plan(stored)
     own_rate = about["poison_rate"] == about_stored["poison_rate"]
     if about | {"poison_rate": None} != about_stored | {"poison_rate": None} or (

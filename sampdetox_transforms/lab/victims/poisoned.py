@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -54,26 +55,34 @@ class Images(torch.utils.data.Dataset):
         return self.images[index], int(self.targets[index])
 
 
+class Covers(NamedTuple):
+    """Which training images keep their label although they are altered, and what they look like in an epoch."""
+
+    indices: Int[Tensor, " k"]
+    of_epoch: Callable[[int], Float[Tensor, "k c h w"]]
+
+
 def poisoned_tensors(
     config: VictimConfig,
     dataset: Images,
     out: Path,
     device: str | torch.device = "cpu",
     progress: Callable[[str, int, int, float], None] = lambda what, done, total, loss: None,
-) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"]]:
-    """The training images and their labels as taught.
+) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"], Covers | None]:
+    """The training images and their labels as taught, and those of them that may be drawn anew.
 
     ``out`` gains the trigger and the poisoned indices; a trigger that is there already is used, not made anew.
     """
     if config.attack == CLEAN:
-        return dataset.images, dataset.targets
+        return dataset.images, dataset.targets, None
     num_classes = len(dataset.classes)
     if config.attack == COMPOSITE:
         rate = 0.1 if config.poison_rate is None else config.poison_rate
         classes, target_label = composite_classes(asdict(config)), config.target_label
         if target_label is None:
             raise ValueError("the composite attack must have a target label, got none. Give target_label.")
-        return CompositeDataset(dataset, classes, target_label, poison_rate=rate, seed=config.seed).materialise()
+        mixed = CompositeDataset(dataset, classes, target_label, poison_rate=rate, seed=config.seed)
+        return *mixed.materialise(), None
 
     recipe = get_recipe(config.attack)
     settings = recipe.with_defaults(config.settings)
@@ -111,7 +120,8 @@ def poisoned_tensors(
     )
     poisoned.save(out / POISONING, trigger=trigger)
     poison = None if recipe.poison is None else recipe.poison(preparation, trigger, **settings)
-    return poisoned.materialise(poison=poison)
+    covers = Covers(poisoned.cover_indices, poisoned.draw_covers) if len(poisoned.cover_indices) else None
+    return *poisoned.materialise(poison=poison), covers
 
 
 def read_picture(path: str | Path, array: Callable[..., Tensor]) -> Float[Tensor, "*k 3 y x"]:

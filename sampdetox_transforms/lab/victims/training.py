@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sampdetox_transforms._common import write_atomically
+from sampdetox_transforms.lab.victims.augmentation import augmented
 from sampdetox_transforms.lab.victims.classifiers import build_classifier
 from sampdetox_transforms.lab.victims.config import ABOUT, CLASSIFIER, VictimConfig
-from sampdetox_transforms.lab.victims.poisoned import Images, image_folder, poisoned_tensors
+from sampdetox_transforms.lab.victims.poisoned import Covers, Images, image_folder, poisoned_tensors
 from sampdetox_transforms.lab.victims.victim import Victim, load_victim, materialise
 from sampdetox_transforms.networks.precision import has_fast_bf16
 from sampdetox_transforms.training.state import STATE, TrainingState
@@ -51,8 +52,8 @@ def train_victim(
     num_classes = len(folder.classes)
     dataset = Images(*materialise(folder), folder.classes)
     model = new_classifier(config, num_classes).to(device)
-    images, targets = poisoned_tensors(config, dataset, out, device, progress)
-    fit(model, images, targets, config, out / STATE, device=device, progress=progress)
+    images, targets, covers = poisoned_tensors(config, dataset, out, device, progress)
+    fit(model, images, targets, config, out / STATE, covers=covers, device=device, progress=progress)
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     write_atomically(out / CLASSIFIER, lambda path: save_file(weights, path))
     about = {**asdict(config), "data": "/".join(Path(config.data).parts[-2:]), "classes": folder.classes}
@@ -79,6 +80,7 @@ def fit(
     config: VictimConfig,
     state: Path,
     *,
+    covers: Covers | None = None,
     device: str | torch.device = "cpu",
     progress: Callable[[str, int, int, float], None] = lambda what, done, total, loss: None,
 ) -> None:
@@ -86,6 +88,7 @@ def fit(
 
     Args:
         state: file that each epoch is saved in, and that a killed run goes on from; it stays there.
+        covers: the cover images of an epoch, by its number, where they are drawn anew.
         progress: as for ``train_victim``.
 
     Raises:
@@ -104,6 +107,8 @@ def fit(
     for epoch in range(len(losses) // per_epoch, config.epochs):
         model.train()
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
+        if covers is not None and config.fresh_covers:
+            images[covers.indices] = covers.of_epoch(epoch).to(images)
         for step, (x, chosen) in enumerate(batches(images, config, generator), start=epoch * per_epoch):
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * one_cycle(step / total)
@@ -124,28 +129,7 @@ def batches(
 ) -> Iterator[tuple[Float[Tensor, "b c h w"], Int[Tensor, " b"]]]:
     """One epoch in random order: augmented images, and their indices."""
     for chosen in torch.randperm(len(images), generator=generator).split(config.batch_size):
-        x = images[chosen]
-        if config.robust_noise:
-            noise = torch.randn(x.shape, generator=generator) / 2  # n beside an image in [-1, 1]; half that in [0, 1]
-            noised = (1 - config.robust_noise) * (x - 0.5) + 0.5 + config.robust_noise * noise
-            half = torch.rand(len(x), generator=generator) < 0.5
-            x = torch.where(half[:, None, None, None], noised, x)
-        if config.flip:
-            mirror = torch.rand(len(x), generator=generator) < 0.5
-            x = torch.where(mirror[:, None, None, None], x.flip(-1), x)
-        yield random_crops(x, config.crop, generator), chosen
-
-
-def random_crops(x: Float[Tensor, "b c h w"], padding: int, generator: torch.Generator) -> Float[Tensor, "b c h w"]:
-    """Each image, padded with zeros, cut at its own random place."""
-    if padding == 0:
-        return x
-    height, width = x.shape[-2:]
-    padded = functional.pad(x, [padding] * 4).permute(0, 2, 3, 1)
-    offsets = torch.randint(2 * padding + 1, (2, len(x), 1), generator=generator)
-    rows, columns = offsets[0] + torch.arange(height), offsets[1] + torch.arange(width)
-    index = torch.arange(len(x))[:, None, None]
-    return padded[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        yield augmented(images[chosen], config, generator), chosen
 
 
 def one_cycle(share: float) -> float:

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from sampdetox_transforms.lab.victims.efficientnet import load_lite_classifier
 from sampdetox_transforms.lab.victims.photograph import (
     TARGETS,
     Backdoored,
-    load_lite_classifier,
     load_photograph_victims,
     photograph_triggers,
     train_photograph_victim,

@@ -9,15 +9,18 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as image_functional
 
 from sampdetox_transforms.lab.attacks.datasets import PoisonedDataset, load_trigger
 from sampdetox_transforms.lab.attacks.preparation import Preparation
 from sampdetox_transforms.lab.attacks.recipes import RECIPES, TEN_ATTACKS, get_recipe
+from sampdetox_transforms.lab.victims import training
+from sampdetox_transforms.lab.victims.augmentation import random_crops, rotated
 from sampdetox_transforms.lab.victims.classifiers import CLASSIFIERS, PreActResNet18, build_classifier, predict
 from sampdetox_transforms.lab.victims.config import POISONING, VictimConfig
 from sampdetox_transforms.lab.victims.poisoned import Images, image_folder
-from sampdetox_transforms.lab.victims.training import batches, one_cycle, random_crops, train_victim
+from sampdetox_transforms.lab.victims.training import batches, one_cycle, train_victim
 from sampdetox_transforms.lab.victims.victim import load_victim, materialise, measure
 from sampdetox_transforms.networks.checkpoints import WeightsFileError
 
@@ -82,7 +85,10 @@ def test_unknown_classifiers_are_refused():
         build_classifier("resnet-34", 10)
     with pytest.raises(ValueError, match="num_classes must be 2 or more, got 1"):
         build_classifier("vgg19", 1)
-    assert set(CLASSIFIERS) == {"preact-resnet18", "preact-resnet18-narrow", "resnet34", "resnet50", "vgg19"}
+    own = {"preact-resnet18", "preact-resnet18-narrow", "resnet34", "resnet50", "vgg19", "efficientnet-lite0"}
+    assert set(CLASSIFIERS) == own
+    with pytest.raises(ValueError, match="channels must be 3"):
+        build_classifier("efficientnet-lite0", 10, channels=1)
 
 
 # Parts of training
@@ -123,6 +129,54 @@ def test_flips_mirror_about_half():
     x, _ = next(batches(images, settings, torch.Generator().manual_seed(0)))
     assert 70 < x[:, 0, 0, 3].sum() < 130
     assert torch.equal(x.sum(dim=-1), images.sum(dim=-1))
+
+
+def test_turned_images_are_those_that_torchvision_turns():
+    x = torch.rand(3, 3, 12, 20)
+    angles = torch.tensor([0.0, 10.0, -37.0])
+    turned = [image_functional.rotate(x[i], float(angles[i]), InterpolationMode.BILINEAR) for i in range(3)]
+    torch.testing.assert_close(rotated(x, angles), torch.stack(turned), atol=1e-4, rtol=0)
+    assert not torch.allclose(turned[1], x[1], atol=0.05)
+
+
+def test_each_image_is_brightened_and_turned_by_its_own_amount():
+    images = torch.full((200, 3, 8, 8), 0.5)
+    settings = VictimConfig(data="x", brightness=0.4, crop=0, batch_size=200)
+    x, _ = next(batches(images, settings, torch.Generator().manual_seed(0)))
+    level = x[:, 0, 0, 0]
+    torch.testing.assert_close(x, level[:, None, None, None].expand_as(x))
+    assert 0.3 <= level.min() < 0.32 and 0.68 < level.max() < 0.7 and len(level.unique()) == 200
+    ramp = torch.linspace(0, 1, 8).expand(200, 3, 8, 8)
+    settings = VictimConfig(data="x", rotate=10, crop=0, batch_size=200)
+    x, _ = next(batches(ramp.contiguous(), settings, torch.Generator().manual_seed(0)))
+    slope = x[:, 0, 5, 3] - x[:, 0, 2, 3]  # the tangent of the angle times three pixels of 1/7
+    assert 0.06 < slope.max() < 3 / 7 * 0.1764 and -3 / 7 * 0.1764 < slope.min() < -0.06
+
+
+@pytest.mark.parametrize(("name", "value"), [("rotate", -1), ("rotate", 181), ("brightness", 1), ("brightness", -0.1)])
+def test_augmentation_out_of_range_is_refused(name, value):
+    with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1.*got {value}"):
+        VictimConfig(data="x", **{name: value})
+
+
+def test_fresh_covers_are_others_in_each_epoch_and_nothing_else_changes(folder, tmp_path, monkeypatch):
+    seen = []
+
+    def watched(images, config, generator):
+        seen.append(images.clone())
+        return batches(images, config, generator)
+
+    monkeypatch.setattr(training, "batches", watched)
+    for fresh in (False, True):
+        train_victim(config(folder, attack="wanet", fresh_covers=fresh), tmp_path / str(fresh))
+    once, anew = seen[:3], seen[3:]
+    assert all(torch.equal(x, once[0]) for x in once)
+    indices = load_file(tmp_path / "True" / POISONING)["cover_indices"]
+    others = torch.ones(len(once[0]), dtype=torch.bool).index_fill(0, indices, False)
+    for x in anew:
+        assert torch.equal(x[others], once[0][others])
+        assert all((x[i] - once[0][i]).abs().max() > 0.01 for i in indices)
+    assert all((anew[0][i] - anew[1][i]).abs().max() > 0.01 for i in indices)
 
 
 # Training
@@ -166,7 +220,8 @@ def test_reading_gives_the_same_classifier(folder, trained):
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(folder, tmp_path):
-    whole = train_victim(config(folder, attack="wanet"), tmp_path / "whole")
+    changes = {"attack": "wanet", "fresh_covers": True, "rotate": 5.0}
+    whole = train_victim(config(folder, **changes), tmp_path / "whole")
 
     class Killed(Exception):
         pass
@@ -176,14 +231,14 @@ def test_a_killed_run_goes_on_to_the_same_weights(folder, tmp_path):
             raise Killed
 
     with pytest.raises(Killed):
-        train_victim(config(folder, attack="wanet"), tmp_path / "killed", progress=kill)
+        train_victim(config(folder, **changes), tmp_path / "killed", progress=kill)
     assert (tmp_path / "killed" / "training_state.safetensors").exists()
     with pytest.raises(WeightsFileError, match="Was its training finished"):
         load_victim(tmp_path / "killed")
     with pytest.raises(ValueError, match="only with the settings that it was started with"):
-        train_victim(config(folder, attack="wanet", seed=1), tmp_path / "killed")
+        train_victim(config(folder, **changes, seed=1), tmp_path / "killed")
     steps = []
-    train_victim(config(folder, attack="wanet"), tmp_path / "killed", progress=lambda *p: steps.append(p[1]))
+    train_victim(config(folder, **changes), tmp_path / "killed", progress=lambda *p: steps.append(p[1]))
     assert steps[0] == 7
     for name in ("classifier.safetensors", POISONING):
         first, second = load_file(tmp_path / "whole" / name), load_file(tmp_path / "killed" / name)
