@@ -13,12 +13,12 @@ from sampdetox_transforms.cli.shared import bar_off, check_at_least, check_json,
 from sampdetox_transforms.cli.victim import setting
 
 NOTES = """\
-Tables of defenses (comparison, tiny-imagenet, classifiers, textures, ablation, levels, transformations, samplers,
-strides, precision, adaptive, semantic, retouching, robustness) are made for VICTIMs on the test images of --data.
-All other experiments (restore, restore-ablation, dense, settings, drawn-signs, photographs, denoising, adaptive-patch,
-adaptive-smooth, relabel, shared-trigger, sig-clipping; a wrong name lists all) choose their images, from the folder of
-data that --data or SAMPDETOX_DATA names; --defense are then their settings, and --set their options. An interrupted
-run goes on at the first missing row when the same command is started again.
+Tables of defenses (comparison, tiny-imagenet, classifiers, textures, denoisers, faces, ablation, levels,
+transformations, samplers, strides, precision, adaptive, semantic, retouching, robustness) are made for VICTIMs on the
+test images of --data. All other experiments (restore, restore-ablation, dense, settings, drawn-signs, photographs,
+denoising, adaptive-patch, adaptive-smooth, relabel, shared-trigger, sig-clipping; a wrong name lists all) choose their
+images, from the folder of data that --data or SAMPDETOX_DATA names; --defense are then their settings, and --set their
+options. An interrupted run goes on at the first missing row when the same command is started again.
 """
 
 THE_EXPERIMENTS_OWN = "the experiment's own"
@@ -71,6 +71,14 @@ def evaluate(
             show_default="none",
             help="Denoiser that knows all noise levels, for zip, sancdifi and high levels, which are left out without "
             "one.",
+        ),
+    ] = None,
+    denoisers: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WEIGHTS...",
+            show_default="none",
+            help="Denoisers to compare, for experiments denoisers and faces; the table calls them by their folders.",
         ),
     ] = None,
     restorer: flags.Restorer = None,
@@ -137,6 +145,7 @@ def evaluate(
     asked = Request(
         **{"victims": victims or [], "data": data, "experiment": experiment, "defenses": defense or []},
         **{"options": dict(setting(text) for text in settings or ()), "weights": weights, "full_range": full_range},
+        **{"denoisers": denoisers or []},
         **{"doors": given(restorer=restorer, calibration=calibration), "n": n, "n_slow": n_slow},
         **{"fit": fit, "batch_size": batch_size, "seed": seed, "dtype": dtype, "backdoorbench": backdoorbench},
         **{"device": choose_device(device), "out": out},

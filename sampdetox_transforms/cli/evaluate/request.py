@@ -13,6 +13,7 @@ class Request:
 
     Attributes:
         options: of --set.
+        denoisers: weights to compare, by the experiments that do.
         doors: the search networks and thresholds that were given.
         fit: clean images, to which the default is fitted with each victim.
     """
@@ -24,6 +25,7 @@ class Request:
     options: Mapping[str, Any] = field(default_factory=dict)
     weights: str
     full_range: str | None
+    denoisers: Sequence[str] = ()
     doors: Mapping[str, Path] = field(default_factory=dict)
     fit: Path | None = None
     n: int | None
@@ -46,6 +48,7 @@ class Request:
         shown += ["--weights", last_name(self.weights)]
         for name, value in given.items():
             shown += [] if value is None else [f"--{name.replace('_', '-')}", last_name(value)]
+        shown += ["--denoisers", *map(last_name, self.denoisers)] if self.denoisers else []
         for name in ("n", "n_slow", "seed", "dtype"):
             value = getattr(self, name)
             shown += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]

@@ -20,7 +20,8 @@ def measure_study(asked: Request, bar: Any) -> tuple[str, Mapping[str, Any]]:
     for key in asked.options:
         check_choice("--set", key, tuple(study.options))
     refused = {"--full-range": asked.full_range, "--n-slow": asked.n_slow, "--batch-size": asked.batch_size}
-    for flag, value in {**refused, "--backdoorbench": asked.backdoorbench or None}.items():
+    refused |= {"--backdoorbench": asked.backdoorbench or None, "--denoisers": ", ".join(asked.denoisers) or None}
+    for flag, value in refused.items():
         if value is not None:
             raise ValueError(
                 f"experiment {name!r} has no {flag}, got {value}. Leave it out; its own options are --set."

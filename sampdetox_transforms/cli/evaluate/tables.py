@@ -11,6 +11,8 @@ from sampdetox_transforms.cli.shared import keyed_progress
 
 N, N_SLOW, BATCH_SIZE = 560, 20, 64
 
+COMPARE_DENOISERS = ("denoisers", "faces")  # which --denoisers is for
+
 Shown = tuple[str, dict[str, Any]]  # the table as text, and the document that the JSON file holds
 
 Progress = Callable[[str, str, int, int], None]
@@ -47,6 +49,14 @@ def check_table(asked: Request) -> None:
             f"experiment {asked.experiment!r} needs test images, got no --data. Give an image folder with a subfolder "
             "for each class."
         )
+    if asked.denoisers and asked.experiment not in COMPARE_DENOISERS:
+        raise ValueError(
+            f"experiment {asked.experiment!r} compares no denoisers, got --denoisers {', '.join(asked.denoisers)}. "
+            f"Leave it out, or take experiment {' or '.join(COMPARE_DENOISERS)}."
+        )
+    names = [Path(weights).name for weights in asked.denoisers]
+    if len(names) > len(set(names)):
+        raise ValueError(f"--denoisers must be folders of different names, got {', '.join(names)}. Rename one.")
     if asked.fit is not None and asked.experiment == "robustness":
         raise ValueError(f"experiment 'robustness' has no defenses to fit, got --fit {asked.fit}. Leave it out.")
     if asked.options:
@@ -146,6 +156,7 @@ def make_tools(asked: Request) -> Any:
     return Tools(
         denoiser=load(asked.weights),
         full_range=None if asked.full_range is None else load(asked.full_range),
+        others={Path(weights).name: load(weights) for weights in asked.denoisers},
         seed=asked.seed,
         dtype=dtype,
         device=asked.device,

@@ -21,6 +21,8 @@ from sampdetox_transforms.lab.evaluation.paper_results import (
     TABLE_6_VGG19,
     TABLE_7_RESNET34,
     TABLE_8,
+    TABLE_9,
+    TABLE_10,
     TABLE_11_TEXTURES,
     TABLE_12,
     TABLE_14,
@@ -102,6 +104,21 @@ def transformations(tools: Tools) -> list[Column]:
 def textures(tools: Tools) -> list[Column]:
     """Table 11: purifiers and transformations, on images that are all detail."""
     return [*comparison(tools), *_transformations(tools)]
+
+
+def denoisers(tools: Tools) -> list[Column]:
+    """Tables 9 and 10: Algorithm 1 with other weights, each called by its folder's name.
+
+    Raises:
+        ValueError: no other weights.
+    """
+    if not tools.others:
+        raise ValueError(
+            "denoisers must be given to be compared, got none. Train them with 'sampdetox train --only-denoiser', and "
+            "name their folders with --denoisers."
+        )
+    made = [tools.sampdetox(name, PRESETS["ddim"], denoiser=weights) for name, weights in tools.others.items()]
+    return [NO_DEFENSE, *made]
 
 
 def samplers(tools: Tools) -> list[Column]:
@@ -199,6 +216,8 @@ EXPERIMENTS = {
         "Table 11 (DTD): images that are all detail", textures, _in(TABLE_11_TEXTURES), ("badnets", "wanet")
     ),
     "classifiers": Experiment("Tables 6 and 7 (GTSRB): other classifiers", without_and_with, _by_classifier),
+    "denoisers": Experiment("Table 9: denoisers trained on other images", denoisers, _in(TABLE_9)),
+    "faces": Experiment("Table 10: the same on faces", denoisers, _in(TABLE_10), ("badnets", "wanet")),
     "ablation": Experiment("Table 2: noise alone, stage 1 alone, both stages", ablation, _in(TABLE_2)),
     "levels": Experiment("Table 3: noise levels", levels),
     "transformations": Experiment("Table 8: transformations", transformations, _in(TABLE_8)),

@@ -1,6 +1,6 @@
 """What the defenses of a table are built from, and a named table of victims behind defenses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ class Tools:
         denoiser: the weights that are evaluated.
         full_range: a denoiser that knows all levels, for ZIP, Sancdifi and levels above the other's; None leaves these
             out.
+        others: further denoisers by name, for the experiments that compare denoisers.
         seed, dtype, device: of all of them.
         n_slow: at most so many images for the defenses that make more than 20 network calls an image.
         restorer, calibration: search networks and thresholds of presets that search; None for those in the package.
@@ -34,6 +35,7 @@ class Tools:
 
     denoiser: Denoiser
     full_range: Denoiser | None = None
+    others: Mapping[str, Denoiser] = field(default_factory=dict)
     seed: int = 0
     dtype: torch.dtype | None = None
     device: str | torch.device = "cpu"

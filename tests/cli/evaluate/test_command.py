@@ -1,6 +1,7 @@
 """``sampdetox evaluate``, called in-process on flat pictures and a tiny denoiser."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,6 +46,23 @@ def test_every_experiment_runs(run, folder, victim, tiny):
         status, text, error = run(*small, "--experiment", experiment)
         assert status == 0, error
         assert "| sampdetox |" in text
+
+
+def test_denoisers_are_compared_under_the_names_of_their_folders(run, folder, victim, tiny, tmp_path):
+    other = tmp_path / "photographs"
+    shutil.copytree(tiny, other)
+    asked = ("evaluate", victim, "--data", folder, "--weights", tiny, "--n", 4, "--device", "cpu")
+    out = tmp_path / "rows.json"
+    status, text, error = run(*asked, "--experiment", "denoisers", "--denoisers", tiny, other, "-o", out)
+    assert status == 0, error
+    assert [row.defense for row in read_report(out)[2]] == ["none", tiny.name, "photographs"]
+    assert f"--denoisers {tiny.name} photographs" in text and "89.2 / 85.0 / 2.3" in text
+    status, _, error = run(*asked, "--experiment", "faces", "--denoisers", tiny, tiny)
+    assert status == 2 and "must be folders of different names" in error
+    status, _, error = run(*asked, "--experiment", "ablation", "--denoisers", tiny)
+    assert status == 2 and "compares no denoisers" in error and "denoisers or faces" in error
+    status, _, error = run(*asked, "--experiment", "faces")
+    assert status == 2 and "denoisers must be given to be compared" in error
 
 
 def test_the_default_is_fitted_to_each_victim(run, folder, victim, tiny, tmp_path, monkeypatch):

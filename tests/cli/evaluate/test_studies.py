@@ -81,6 +81,7 @@ def test_options_and_settings_reach_the_experiment(run, images, tiny, monkeypatc
         ("restore", ("--set", "images"), "a setting must be NAME=VALUE"),
         ("restore", ("--full-range", "bundled"), "experiment 'restore' has no --full-range, got bundled"),
         ("restore", ("--batch-size", 5), "has no --batch-size, got 5"),
+        ("restore", ("--denoisers", "a", "b"), "has no --denoisers, got a, b"),
         ("restore", ("--backdoorbench",), "has no --backdoorbench"),
         ("denoising", ("VICTIM",), "takes no VICTIM, got 1. Its options are denoisers"),
         ("sig-clipping", ("VICTIM", "VICTIM"), "takes one VICTIM at most, got 2"),

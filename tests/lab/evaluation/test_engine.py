@@ -221,9 +221,21 @@ def test_robustness_rows():
 # Experiments
 
 
+class Constant(nn.Module):
+    """A denoiser whose answer is one number."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, x_t, t):
+        return torch.full_like(x_t, self.value)
+
+
 def tools(**changes):
     denoiser = adapt(NoEstimate(), Schedule.named("linear"))
-    return Tools(**{"denoiser": denoiser, "full_range": denoiser, "n_slow": 3, **changes})
+    others = {"own": denoiser, "photographs": denoiser}
+    return Tools(**{"denoiser": denoiser, "full_range": denoiser, "others": others, "n_slow": 3, **changes})
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -278,8 +290,25 @@ def test_what_each_experiment_compares(monkeypatch):
     assert names("ablation") == {"none", "noise", "stage1", "sampdetox"}
     assert names("levels") == {f"t1={t}" for t in T1} | {f"t2={t}" for t in T2}
     assert names("transformations") == {"none", "noising", "shrink-pad", "blur", "sampdetox"}
+    assert names("denoisers") == names("faces") == {"none", "own", "photographs"}
+    with pytest.raises(ValueError, match=r"denoisers must be given to be compared, got none.*--denoisers"):
+        names("denoisers", others={})
     with pytest.raises(ValueError, match=r"experiment must be one of.*'ablation'"):
         get_experiment("ablatoin")
+
+
+def test_each_denoiser_is_asked_under_its_own_name_beside_the_papers_numbers():
+    schedule = Schedule.named("linear")
+    others = {name: adapt(Constant(value), schedule) for name, value in (("own", 0.0), ("photographs", 1.0))}
+    columns = get_experiment("denoisers").columns(tools(others=others))
+    x = torch.full((2, 3, 16, 16), 0.5)
+    none, own, photographs = (column.build(None)(x) for column in columns)
+    assert torch.equal(none, x)
+    assert (own.mean() - photographs.mean()).abs() > 0.01  # what the second takes for noise is taken away
+    rows = evaluate([replace(victim(), about={"attack": "badnets"})], columns, signs(), n=4).rows
+    paper = [get_experiment(name).paper for name in ("denoisers", "faces")]
+    assert [paper[0](row) for row in rows] == [None, (89.57, 90.15, 2.11), (89.23, 85.02, 2.26)]
+    assert [paper[1](row)[2] for row in rows] == [99.32, 1.36, 1.57]
 
 
 def test_precision_is_measured_from_weights_that_are_not_rounded_yet():
