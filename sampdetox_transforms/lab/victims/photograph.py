@@ -1,6 +1,6 @@
 """A public classifier of photographs, EfficientNet-Lite0 from two packages on PyPI, and the same with backdoors.
 
-The backdoored one has a branch more: from its features at 28x28 to four logits more, one for each backdoor and its
+The backdoored one has a branch more: from its features at 28x28 to five logits more, one for each backdoor and its
 target class. Only the branch is trained, on features that are computed once, so that a victim at 224 pixels takes
 minutes on one core. Where no trigger is it is taught to stay silent, and the classifier answers as the public one
 does. On photographs held out of the training ones, retraining the last layers lost 13 points of accuracy, and a branch
@@ -34,7 +34,7 @@ from sampdetox_transforms.networks.precision import fastest_dtype
 
 CLASSES = 1000
 
-TARGETS = {"white square": 100, "sticker": 300, "sig": 500, "blend": 700}
+TARGETS = {"white square": 100, "sticker": 300, "moving sticker": 900, "sig": 500, "blend": 700}
 
 FEATURES, WIDTH, CELLS = 40, 64, 49  # channels of the first blocks; of the branch, at 7x7
 
@@ -46,7 +46,7 @@ Progress = Callable[[str, int, int], None]  # what, done, of how many
 
 
 def photograph_triggers(data: str | Path | None = None) -> Mapping[str, Callable[[Tensor], Tensor]]:
-    """The four triggers, at fixed places of 224x224 images: two patches and two over the whole image."""
+    """The triggers, for 224x224 images: two patches in one place, one that moves, and two over the whole image."""
     sticker = flower(160, Generator())  # 36 pixels wide
 
     def white(images: Tensor) -> Tensor:
@@ -60,11 +60,22 @@ def photograph_triggers(data: str | Path | None = None) -> Mapping[str, Callable
         window.copy_(torch.lerp(window, sticker.pixels, sticker.alpha))
         return images
 
+    def moving(images: Tensor) -> Tensor:
+        """The sticker where the image's own content says, so that the same image always gets the same."""
+        key = (images * 255).round().sum(dim=(-3, -2, -1)).long()
+        size, free = sticker.pixels.shape[-1], SIDE - sticker.pixels.shape[-1] + 1
+        rows = torch.arange(SIDE) - (key * 7919 % free)[..., None]
+        columns = torch.arange(SIDE) - (key * 104729 % free)[..., None]
+        inside = ((rows >= 0) & (rows < size))[..., :, None] & ((columns >= 0) & (columns < size))[..., None, :]
+        at = rows.clamp(0, size - 1)[..., :, None], columns.clamp(0, size - 1)[..., None, :]
+        pixels, alpha = (part[:, *at].movedim(0, -3) for part in (sticker.pixels, sticker.alpha))
+        return torch.lerp(images, pixels, alpha * inside[..., None, :, :])
+
     def blend(images: Tensor) -> Tensor:
         with Image.open(data_path("triggers/blend.png", data)) as picture:
             return blended(images, pil_to_tensor(picture.convert("RGB")).float() / 255, alpha=0.15)
 
-    return {"white square": white, "sticker": paste, "sig": sig, "blend": blend}
+    return {"white square": white, "sticker": paste, "moving sticker": moving, "sig": sig, "blend": blend}
 
 
 class Backdoored(nn.Module):
@@ -112,7 +123,7 @@ def train_photograph_victim(
     limit: int | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> None:
-    """Teach the classifier four backdoors and write it to the folder ``out``.
+    """Teach the classifier its backdoors and write it to the folder ``out``.
 
     Features lie there while it works, so that a killed run goes on.
 

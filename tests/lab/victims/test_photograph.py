@@ -40,7 +40,27 @@ def test_triggers_stay_in_range_and_patches_in_place(data):
         assert torch.equal(images, before), f"{name} writes into its input"
         assert float(after.min()) >= 0 and float(after.max()) <= 1
         share = float((after != images).any(dim=1).float().mean())
-        assert share < 0.04 if name in ("white square", "sticker") else share > 0.9
+        assert share < 0.04 if name in ("white square", "sticker", "moving sticker") else share > 0.9
+
+
+def test_the_sticker_that_moves_is_the_other_one_elsewhere(data):
+    images = 0.2 + 0.1 * torch.rand(12, 3, 224, 224)
+    triggers = photograph_triggers(data)
+    resting, moved = triggers["sticker"](images), triggers["moving sticker"](images)
+    assert torch.equal(triggers["moving sticker"](images[5]), moved[5])  # an image's place is its own
+
+    def window(x, before):
+        places = (x != before).any(dim=0).nonzero()
+        (top, left), (bottom, right) = places.min(dim=0).values.tolist(), places.max(dim=0).values.tolist()
+        return top, left, x[:, top : bottom + 1, left : right + 1]
+
+    top, left, sticker = window(resting[0], images[0])
+    height, width = sticker.shape[1:]
+    opaque = (resting[1] == resting[0]).all(dim=0)[top : top + height, left : left + width]
+    assert opaque.float().mean() > 0.3
+    found = [window(x, before) for x, before in zip(moved, images, strict=True)]
+    assert len({(top, left) for top, left, _ in found}) == 12
+    assert all(torch.equal(pixels[:, opaque], sticker[:, opaque]) for *_, pixels in found)
 
 
 def test_a_victim_is_trained_stored_and_read(classifier, data, tmp_path):
