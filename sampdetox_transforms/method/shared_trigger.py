@@ -16,12 +16,14 @@ from sampdetox_transforms.method.shared.find import (
     FLOORS,
     LEAST,
     SEARCHED,
+    USUAL_IMAGES,
     Group,
     agreements,
     at_most,
     enough_permutations,
     find_group,
     same_content,
+    usual_images,
     views,
 )
 from sampdetox_transforms.method.shared.match import (
@@ -47,9 +49,6 @@ AGAIN, SURE = 2, 3e-5
 
 # What a match needs at least: more than this quantile of the others has, up to this share of what members have
 USUAL, BELOW = 0.98, 0.6
-
-# Other images that say what is usual, at least, and values that they hold at most: 1,365 of 32 pixels, 85 of 128
-USUAL_IMAGES, USUAL_VALUES = 64, 2**22
 
 
 @dataclass(frozen=True)
@@ -183,13 +182,6 @@ def _without_strays(images: Tensor, shared: Shared, known: Filter, members: Tens
     return stay if int(stay.sum()) >= LEAST else members
 
 
-def _some(others: Tensor, values: int, members: int) -> Tensor:
-    """Which of the other images say what is usual: evenly chosen, so many that they hold ``USUAL_VALUES`` together."""
-    index = others.nonzero()[:, 0]
-    most = max(USUAL_IMAGES, 3 * members, USUAL_VALUES // values)
-    return index if len(index) <= most else index[torch.arange(most, device=index.device) * len(index) // most]
-
-
 def _estimated(images: Tensor, purified: Tensor, members: Tensor, others: Tensor) -> tuple[Shared, Filter]:
     """What the members share, and what a match with it is measured against.
 
@@ -197,7 +189,9 @@ def _estimated(images: Tensor, purified: Tensor, members: Tensor, others: Tensor
     the noise of an image is in the pattern that it was averaged into. The whitening that tells them better apart is
     taken.
     """
-    compared_with = _some(others, images[0].numel(), int(members.sum()))
+    index = others.nonzero()[:, 0]
+    some = usual_images(len(index), images[0].numel(), max(USUAL_IMAGES, 3 * int(members.sum())))
+    compared_with = index[some.to(index.device)]
     rest = describe(images[compared_with], purified[compared_with])
     own, own_purified = images[members], purified[members]
     shared = estimate(own, own_purified, rest)

@@ -26,12 +26,13 @@ from sampdetox_transforms.method.shared.find import (
     find_group,
     permutation_p_value,
     same_content,
+    usual_images,
     views,
 )
 from sampdetox_transforms.method.shared.match import is_patch, matching, spread, strengths, without
 from sampdetox_transforms.method.shared.others import describe
 from sampdetox_transforms.method.shared.spectrum import restored, smoothed, transformed, unit
-from sampdetox_transforms.method.shared_trigger import _refined, _some, recover_shared
+from sampdetox_transforms.method.shared_trigger import _refined, recover_shared
 
 
 def nobody(n: int) -> Tensor:
@@ -219,11 +220,31 @@ class TestFind:
         assert not recover_shared(images, purified)
 
     def test_what_is_usual_is_asked_of_some_of_many_large_images(self):
-        others = torch.arange(1000) % 3 > 0
-        assert torch.equal(_some(others, 3 * 32 * 32, 20), others.nonzero()[:, 0])
-        some = _some(others, 3 * 224 * 224, 20)
-        assert len(some) == 64 and others[some].all() and (some.diff() > 0).all() and some[-1] > 950
-        assert len(_some(others, 3 * 224 * 224, 40)) == 120
+        assert torch.equal(usual_images(667, 3 * 32 * 32), torch.arange(667))
+        some = usual_images(667, 3 * 224 * 224)
+        assert len(some) == 64 and (some.diff() > 0).all() and some[0] == 0 and 650 < some[-1] < 667
+        assert len(usual_images(667, 3 * 224 * 224, 120)) == 120
+        assert len(usual_images(120, 3 * 128 * 128)) == 85
+
+    def test_nothing_is_shared_by_large_images_of_noise(self):
+        generator = torch.Generator().manual_seed(0)
+        images = torch.rand(72, 3, 160, 160, generator=generator)
+        purified = (images + 0.02 * torch.randn(images.shape, generator=generator)).clamp(0, 1)
+        assert len(usual_images(72, images[0].numel())) < 72
+        assert not recover_shared(images, purified, most=1)
+
+    @pytest.mark.parametrize("d", [40, 2**14, 3 * 2**14 + 5])
+    def test_agreements_in_parts_add_up_to_the_cosines(self, d):
+        vectors = unit(torch.randn(12, 1, 1, d, generator=torch.Generator().manual_seed(0)))
+        excluded = torch.zeros(12, 12, dtype=torch.bool)
+        excluded[3, 5] = excluded[5, 3] = True
+        parts = agreements(vectors, excluded, generator=torch.Generator().manual_seed(1))
+        expected = (vectors @ vectors.T).masked_fill(excluded | torch.eye(12, dtype=torch.bool), 0)
+        assert parts.shape == (8, 12, 12)
+        torch.testing.assert_close(parts.sum(dim=0), expected)
+        torch.testing.assert_close(parts, parts.mT)
+        sizes = parts.square().sum(dim=(1, 2))
+        assert sizes.max() < 4 * sizes.min()  # none holds most of it
 
     def test_frames_of_one_film_are_the_same_content(self):
         clean = natural(20)

@@ -37,6 +37,11 @@ SEEDS, ROUNDS = 4, 10  # groups that are begun, and how often each is gone over
 
 PARTS = 8  # of the coefficients: one sign for each part of each image leaves chance enough where five agree
 
+RUNS = 2**14  # of coefficients that are drawn together, at least
+
+# Images that say what is usual, at least, and the values that more of them hold together
+USUAL_IMAGES, USUAL_VALUES = 64, 2**22  # 1,365 images of 32 pixels, 85 of 128
+
 HIGH = 30.0  # more agreement of one image is no more evidence
 
 SPARSE = 16  # the usual size of an agreement is taken from so many rows: a median over all costs more than the search
@@ -71,9 +76,18 @@ def views(residuals: Float[Tensor, "n c h w"]) -> dict[str, Float[Tensor, "n d"]
     "flat" by what is usual over all images, which sees a pattern of few frequencies (a wave, a smooth colour); "own"
     by the image's own spectrum as well, which sees what is spread over many (a picture, hidden bits).
     """
+    some = usual_images(len(residuals), residuals[0].numel()).to(residuals.device)
+    # the median of all: that of some would be missing in all others, which share its negative then
     coefficients = transformed(residuals - residuals.median(dim=0).values)
-    whitened = coefficients / usual(coefficients)
+    whitened = coefficients / usual(coefficients[some])
     return {"flat": unit(whitened), "own": unit(whitened / own(whitened))}
+
+
+def usual_images(n: int, values: int, least: int = USUAL_IMAGES) -> Int[Tensor, " m"]:
+    """Which of n images of so many values say what is usual: evenly chosen, so many that they hold ``USUAL_VALUES``
+    together, and not fewer than ``least``. More would tell hardly more, and medians of large images take time."""
+    index, most = torch.arange(n), max(least, USUAL_VALUES // values)
+    return index if n <= most else index[:most] * n // most
 
 
 def same_content(purified: Float[Tensor, "n c h w"], threshold: float = SIMILAR) -> Bool[Tensor, "n n"]:
@@ -99,12 +113,15 @@ SMALL = 1e-6
 def agreements(
     vectors: Float[Tensor, "n d"], excluded: Bool[Tensor, "n n"], *, generator: torch.Generator
 ) -> Float[Tensor, "k n n"]:
-    """Cosines of all pairs, in parts that add up to them: each of an eighth of the coefficients, drawn by chance.
+    """Cosines of all pairs, in parts that add up to them: each of an eighth of the coefficients, drawn by chance (of
+    large images as runs of neighbours, which are read faster).
 
     0 for an image with itself, and for pairs that are excluded.
     """
-    order = torch.randperm(vectors.shape[1], generator=generator).to(vectors.device)
-    parts = [vectors[:, some] for some in order.chunk(PARTS)]
+    n, length = len(vectors), max(1, vectors.shape[1] // RUNS)
+    runs = functional.pad(vectors, (0, -vectors.shape[1] % length)).view(n, -1, length)
+    order = torch.randperm(runs.shape[1], generator=generator).to(vectors.device)
+    parts = [runs[:, some].flatten(1) for some in order.chunk(PARTS)]
     excluded = excluded | torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
     return torch.stack([(part @ part.T).masked_fill_(excluded, 0) for part in parts])
 
