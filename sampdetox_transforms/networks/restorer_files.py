@@ -30,8 +30,8 @@ RESTORER_FOLDER = Path(__file__).parent / "weights" / "restorer"
 RESTORER, CALIBRATION = "restorer.safetensors", "calibration.json"
 
 RESTORER_SHA256 = {
-    RESTORER: "b1a9c36bae97f1ecd0cf2063343691dc81728515a829a9f34621cc1a567d7d50",
-    CALIBRATION: "3b02df9a87522630874487df68452b737370be3a58e39078930bc269c929c356",
+    RESTORER: "1852a485f0b2c1c60c3815c143d3338cf27836c247a187b53afab91417db7e08",
+    CALIBRATION: "40602702ea44fa1e91cb6b599b83c08a996eda535db757eeef8d898534660510",
 }
 
 MAX_POINTS = 100_000  # of a table of quantiles; ``calibrate`` makes 401
