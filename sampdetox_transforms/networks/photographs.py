@@ -4,6 +4,7 @@ The second is asked in three ways, by what it gets beside the image: the noise t
 hole (it fills it), or that a trigger covers the image (it gives the image as it would be without).
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -19,6 +20,7 @@ from sampdetox_transforms._common import write_atomically
 from sampdetox_transforms.method.calibration import Calibrations
 from sampdetox_transforms.method.schedule import Schedule, scaled
 from sampdetox_transforms.method.search import Answer
+from sampdetox_transforms.method.windows import symmetric_pad
 from sampdetox_transforms.networks.padding import pad_to_multiple
 from sampdetox_transforms.networks.photo_unet import PhotoUNet
 from sampdetox_transforms.networks.push_pull import push_pull
@@ -35,7 +37,7 @@ from sampdetox_transforms.networks.tiles import in_parts
 PHOTOGRAPHS, CALIBRATION = "photographs.safetensors", "photographs.json"
 PHOTOGRAPHS_SHA256 = {
     PHOTOGRAPHS: "eb7d758cfbb86e7ce2d8af39b32bbea8f4ff4c201bc3851d27ab81bbadf66b0a",
-    CALIBRATION: "80ca9473d960b7bfe75a8d663d44d9b978917439040b5b9f24cc7f709492d2bb",
+    CALIBRATION: "88e18fe7303f9bbb6288030ed5bd3a992b8cc87a9f5a3f6a2b61ea9d62002775",
 }
 LEAST_SIGMA = 0.01  # of the noise that the restoring network is told of
 
@@ -53,10 +55,13 @@ def restoring_network() -> PhotoUNet:
 
 
 class Photographs(nn.Module):
-    """Both networks as ``SearchNetworks``, which says what the attributes are; chosen on held-out training images."""
+    """Both networks as ``SearchNetworks``, which says what the attributes are; chosen on held-out training images.
+
+    ``border`` is how many pixels an image is mirrored by at each side before the look.
+    """
 
     name, calls, finds_dense, suspicious_again = "large", 1, False, True
-    least, as_is, side = 160, 320, 256
+    least, as_is, side, border = 160, 320, 256, 0
     window, certain, possible, margins = 4, 1.0, 0.0, (0, 0)
 
     def __init__(self, search: PhotoUNet | None = None, restoring: PhotoUNet | None = None):
@@ -66,8 +71,19 @@ class Photographs(nn.Module):
 
     def look(self, x: Float[Tensor, "b c h w"]) -> Answer:
         """Where triggers are; no estimate, which is asked for separately."""
-        local, dense = self.search(in_colour(x))
-        return Answer(local, dense)
+        border, (height, width) = self.border, x.shape[-2:]
+        local, dense = self.search(symmetric_pad(in_colour(x), border, border, border, border))
+        return Answer(local[..., border : border + height, border : border + width], dense)
+
+    def of_enlarged(self) -> "Photographs":
+        """The same networks for images that are enlarged before the look: under a name of their own, and mirrored.
+
+        A patch in a corner has all of its edges then. Of squares of .9 % in the corner of an image of 64 pixels .87 are
+        found instead of .38, of others fewer (docs/notes/photograph-search.md). Larger images gain nothing by it.
+        """
+        view = copy.copy(self)
+        view.name, view.border = "medium", 16
+        return view
 
     def estimate(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """The images as they would be without a trigger that covers all of them."""

@@ -1,6 +1,5 @@
 """All search networks that the default uses, and which of them an image is for."""
 
-import copy
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -38,10 +37,7 @@ class Restorers(nn.Module):
     @property
     def medium(self) -> Photographs | None:
         """The networks of ``large`` for images that they enlarge; they have thresholds of their own."""
-        view = copy.copy(self.large)
-        if view is not None:
-            view.name = "medium"
-        return view
+        return None if self.large is None else self.large.of_enlarged()
 
 
 def load_restorers(folder: str | Path = RESTORER_FOLDER) -> tuple[Restorers, Calibrations]:

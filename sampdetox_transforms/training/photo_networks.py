@@ -96,8 +96,9 @@ def measure(
     for folder, every in folders.items():
         paths = every[:MEASURED]
         side, data = usual_side(paths), f"{len(paths)} images of {Path(folder).name}"
-        found = calibrate(networks, squares(paths, side, device), false_alarm_rate=false_alarm_rate, data=data)
-        parts.setdefault("medium" if side < networks.least else "large", []).append(found)
+        seen_by = networks.of_enlarged() if side < networks.least else networks
+        found = calibrate(seen_by, squares(paths, side, device), false_alarm_rate=false_alarm_rate, data=data)
+        parts.setdefault(seen_by.name, []).append(found)
     large = parts.get("large") or parts["medium"]
     return Calibrations(None, strictest(large), strictest(parts["medium"]) if "medium" in parts else None)
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from sampdetox_transforms import WeightsFileError
 from sampdetox_transforms.method.calibration import Calibration, Calibrations
+from sampdetox_transforms.method.search import local_suspicion, shrink
 from sampdetox_transforms.networks import photographs
 from sampdetox_transforms.networks.photographs import (
     PHOTOGRAPHS,
@@ -77,3 +78,36 @@ def test_a_hole_starts_from_the_smooth_filling():
     x, mask = pixels(2, 3, 64, 48) * 2 - 1, torch.zeros(2, 1, 64, 48, dtype=torch.bool)
     mask[..., 10:30, 20:40] = True
     torch.testing.assert_close(networks.fill(x, mask), push_pull(x, mask))
+
+
+@pytest.mark.parametrize("size", [(160, 160), (160, 203)])
+def test_enlarged_images_are_mirrored_at_their_borders_before_the_look(size):
+    networks = Photographs()
+    seen = []
+
+    class Search(torch.nn.Module):
+        def forward(self, x):
+            seen.append(x)
+            return x[:, :1], x.mean(dim=(1, 2, 3))
+
+    networks.search = Search()
+    x = pixels(2, 3, *size)
+    assert torch.equal(networks.look(x).local, x[:, :1]) and seen[0].shape == x.shape
+    view = networks.of_enlarged()
+    assert (view.name, networks.name, networks.border) == ("medium", "large", 0)
+    assert torch.equal(view.look(x).local, x[:, :1])  # the image's own pixels, in their places
+    assert seen[1].shape[-2:] == (size[0] + 32, size[1] + 32)
+    assert torch.equal(seen[1][..., 16:-16, 16:-16], x)
+    assert torch.equal(seen[1][..., 16:-16, :16], x[..., :, :16].flip(-1))
+    assert torch.equal(seen[1][..., -16:, 16:-16], x[..., -16:, :].flip(-2))
+
+
+def test_a_square_in_a_corner_of_a_small_photograph_is_found():
+    networks, calibrations = load_photographs()
+    smooth = torch.nn.functional.interpolate(pixels(24, 3, 6, 6, seed=3), (64, 64), mode="bicubic").clamp(-1, 1)
+    x = smooth * 0.6 + 0.05 * torch.randn(smooth.shape, generator=torch.Generator().manual_seed(1))
+    x[..., -6:, -6:] = 1
+    view = networks.of_enlarged()
+    found = [local_suspicion(look.look(shrink(x, look)).local, look.window) for look in (networks, view)]
+    assert found[1].mean() > found[0].mean() + 0.5
+    assert (found[1] > calibrations.medium.thresholds[0]).float().mean() > 0.6
