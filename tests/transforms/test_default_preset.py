@@ -89,7 +89,7 @@ def test_a_found_patch_is_covered_and_little_beside_it(detox, signs, top, left, 
     assert len(mask) > 30 and mask.flatten(1).any(dim=1).float().mean() > 0.95
     assert mask[:, region].float().mean() > 0.98
     beside = mask[:, ~region].sum(dim=1).float()
-    assert beside.median() <= 1 and beside.quantile(0.9) <= 8 and beside.mean() <= 4
+    assert beside.median() <= 2 and beside.quantile(0.9) <= 8 and beside.mean() <= 4
 
 
 def test_hardly_a_pixel_of_a_clean_image_is_taken_out(detox, signs):
