@@ -39,9 +39,8 @@ def test_inspect_draws_and_reports(run, weights, tmp_path, monkeypatch):
 def test_the_level_is_the_one_that_the_picture_had(run, tmp_path):
     """Photographs have a lighter one than the settings say, pictures in doubt a higher one."""
     detox = SampDetox("bundled", seed=0)
-    small = [colours(seed, (32, 32, 3)) // 4 + 96 for seed in range(12)] + [
-        colours(seed, (32, 32, 3)) for seed in range(12)
-    ]
+    loud = [colours(seed, (32, 32, 3)) for seed in range(12)]
+    small = [picture // 4 + 96 for picture in loud] + loud
     own = [float(detox.explain(Image.fromarray(picture)).level1) for picture in small]
     pictures = [small[own.index(level)] for level in (12, 40)] + [colours(0, (96, 96, 3))]
     levels = []

@@ -49,21 +49,8 @@ def test_options_have_the_librarys_defaults(run, tmp_path, monkeypatch):
     given |= {"--rotate": 12.5, "--brightness": 0.25}
     flat = [part for item in given.items() for part in item]
     settings = ("--set", "delta=0.5", "frequency=7")
-    assert (
-        run(
-            "victim",
-            "data",
-            tmp_path / "out",
-            *flat,
-            *settings,
-            "--flip",
-            "--fresh-covers",
-            "--bf16",
-            "--device",
-            "cpu",
-        )[0]
-        == 0
-    )
+    switches = ("--flip", "--fresh-covers", "--bf16", "--device", "cpu")
+    assert run("victim", "data", tmp_path / "out", *flat, *settings, *switches)[0] == 0
     assert seen[0] == VictimConfig(data="data")
     changed = dict(zip((name[2:].replace("-", "_") for name in given), given.values(), strict=True))
     changed |= {

@@ -98,8 +98,7 @@ class PoisonedDataset(Dataset):
         free[indices] = False
         others = free.nonzero()[:, 0]
         cover_indices = others[torch.randperm(len(others), generator=generator)[:covers]].sort().values
-        partners = torch.randint(max(len(labels) - 1, 1), (covers,), generator=generator)
-        partners += partners >= cover_indices  # any image but the cover image itself
+        partners = _partners(len(labels), cover_indices, generator)
         self._set(dataset, attack, labels, indices, target_label, mode, num_classes, cover, cover_indices, partners)
         self.poison_rate, self.seed, self.cover_rate = poison_rate, seed, cover_rate
 
@@ -167,8 +166,7 @@ class PoisonedDataset(Dataset):
             raise ValueError(f"draw_covers must have cover images to draw, got cover {self.cover}. Give a cover.")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed * 1_000_003 + epoch)
-            partners = torch.randint(max(len(self) - 1, 1), (len(self.cover_indices),))
-            partners += partners >= self.cover_indices
+            partners = _partners(len(self), self.cover_indices)
             images, others = stack_images(self.dataset, self.cover_indices), stack_images(self.dataset, partners)
             pairs = zip(images.split(batch_size), others.split(batch_size), strict=True)
             return torch.cat([apply(self.cover, image, other, name="cover").to(image) for image, other in pairs])
@@ -245,6 +243,12 @@ def _check_cover(cover: Cover | None, cover_rate: float, n: int, free: int) -> i
             f"images, {count}. {'Raise it.' if count == 0 else 'Lower it or poison_rate.'}"
         )
     return count
+
+
+def _partners(n: int, cover_indices: Int[Tensor, " k"], generator: torch.Generator | None = None) -> Int[Tensor, " k"]:
+    """For each cover image another of n images, any but itself; without a generator from torch's own."""
+    partners = torch.randint(max(n - 1, 1), (len(cover_indices),), generator=generator)
+    return partners + (partners >= cover_indices)
 
 
 def _sha256(labels: Tensor) -> str:

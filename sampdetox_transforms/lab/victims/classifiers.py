@@ -94,7 +94,9 @@ def _resnet50(num_classes: int, channels: int) -> nn.Module:
 def _efficientnet_lite0(num_classes: int, channels: int) -> nn.Module:
     """With its public weights, for image folders too small to learn from alone; images keep their size."""
     if channels != 3:
-        raise ValueError(f"channels must be 3 for efficientnet-lite0, whose weights are given, got {channels}.")
+        raise ValueError(
+            f"channels must be 3 for efficientnet-lite0, whose weights are given, got {channels}. Use images in colour."
+        )
     return load_lite_classifier(num_classes, side=None)
 
 

@@ -22,8 +22,8 @@ class LiteClassifier(nn.Module):
         super().__init__()
         self.network, self.side = network, side
 
-    def early(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 40 28 28"]:
-        """What the first blocks make of the images."""
+    def early(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 40 y x"]:
+        """What the first blocks make of the images: 28x28 at 224 pixels."""
         if self.side is not None and images.shape[-2:] != (self.side, self.side):
             images = functional.interpolate(images, size=(self.side, self.side), mode="bilinear", antialias=True)
         net: Any = self.network  # of a package without types
@@ -32,7 +32,7 @@ class LiteClassifier(nn.Module):
             x = block(x)
         return x
 
-    def late(self, features: Float[Tensor, "n 40 28 28"]) -> Float[Tensor, "n k"]:
+    def late(self, features: Float[Tensor, "n 40 y x"]) -> Float[Tensor, "n k"]:
         """From what ``early`` returns to logits."""
         net: Any = self.network
         x = features

@@ -69,7 +69,7 @@ def poisoned_tensors(
     device: str | torch.device = "cpu",
     progress: Callable[[str, int, int, float], None] = lambda what, done, total, loss: None,
 ) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"], Covers | None]:
-    """The training images and their labels as taught, and those of them that may be drawn anew.
+    """The training images and their labels as taught, and those of them that are drawn anew.
 
     ``out`` gains the trigger and the poisoned indices; a trigger that is there already is used, not made anew.
     """
@@ -120,7 +120,8 @@ def poisoned_tensors(
     )
     poisoned.save(out / POISONING, trigger=trigger)
     poison = None if recipe.poison is None else recipe.poison(preparation, trigger, **settings)
-    covers = Covers(poisoned.cover_indices, poisoned.draw_covers) if len(poisoned.cover_indices) else None
+    fresh = config.fresh_covers and poisoned.cover is not None
+    covers = Covers(poisoned.cover_indices, poisoned.draw_covers) if fresh else None
     return *poisoned.materialise(poison=poison), covers
 
 

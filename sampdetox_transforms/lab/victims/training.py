@@ -107,7 +107,7 @@ def fit(
     for epoch in range(len(losses) // per_epoch, config.epochs):
         model.train()
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
-        if covers is not None and config.fresh_covers:
+        if covers is not None:
             images[covers.indices] = covers.of_epoch(epoch).to(images)
         for step, (x, chosen) in enumerate(batches(images, config, generator), start=epoch * per_epoch):
             for group in optimizer.param_groups:
