@@ -205,7 +205,11 @@ def _adaptive(row: Row) -> Cell | None:
 
 def _by_classifier(row: Row) -> Cell | None:
     tables = {"vgg19": TABLE_6_VGG19, "resnet34": TABLE_7_RESNET34}
-    return tables.get(row.classifier, {}).get((row.attack, "gtsrb")) if row.defense == "sampdetox" else None
+    return (
+        tables.get(row.classifier.removesuffix("-narrow"), {}).get((row.attack, "gtsrb"))
+        if row.defense == "sampdetox"
+        else None
+    )
 
 
 # Tables of victims behind defenses; a new one is a line here. Experiments of other kinds are in ``run.STUDIES``.

@@ -1,4 +1,6 @@
-"""The classifiers that victims are: the paper's PreAct-ResNet18, a narrow variant of it, ResNet-34, VGG-19 and others.
+"""The classifiers that victims are: the paper's PreAct-ResNet18, ResNet-34 and VGG-19, and others.
+
+Those named "narrow" have a quarter of the width, a sixteenth of the work, and train on a processor core in minutes.
 
 All take images (b, c, h, w) in [0, 1], put them into [-1, 1] themselves, and return logits (b, num_classes).
 """
@@ -10,6 +12,8 @@ import torchvision.models
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.models.resnet import BasicBlock
+from torchvision.models.vgg import VGG, cfgs, make_layers
 
 from sampdetox_transforms._common import check_choice
 from sampdetox_transforms.lab.victims.efficientnet import load_lite_classifier
@@ -37,7 +41,7 @@ class PreActBlock(nn.Module):
 class PreActResNet18(nn.Module):
     """PreAct-ResNet18 for small images, after kuangliu/pytorch-cifar, which BackdoorBench and the paper use.
 
-    ``width`` 64 is theirs; 16 has a sixteenth of the work and trains on two processor cores in minutes.
+    ``width`` 64 is theirs.
     """
 
     def __init__(self, num_classes: int, width: int = 64, channels: int = 3):
@@ -66,20 +70,27 @@ class Centred(nn.Module):
         return self.network(images * 2 - 1)
 
 
-def _resnet34(num_classes: int, channels: int) -> nn.Module:
+def _resnet34(num_classes: int, channels: int, width: int = 64) -> nn.Module:
     network = torchvision.models.resnet34(num_classes=num_classes)
     # As everyone does for images of 32 pixels: no stride before the first block, which would leave 8 of them.
-    network.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+    network.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
     network.maxpool = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+    if width != 64:
+        network.bn1, network.inplanes = nn.BatchNorm2d(width), width
+        for stage, blocks in enumerate((3, 4, 6, 3)):
+            layer = network._make_layer(BasicBlock, width * 2**stage, blocks, stride=1 if stage == 0 else 2)
+            setattr(network, f"layer{stage + 1}", layer)
+        network.fc = nn.Linear(8 * width, num_classes)
     return Centred(network)
 
 
-def _vgg19(num_classes: int, channels: int) -> nn.Module:
-    network = torchvision.models.vgg19_bn(num_classes=num_classes)
-    network.features = nn.Sequential(nn.Conv2d(channels, 64, 3, padding=1), *list(network.features.children())[1:])
+def _vgg19(num_classes: int, channels: int, width: int = 64) -> nn.Module:
+    layers: list[str | int] = [layer if layer == "M" else int(layer) * width // 64 for layer in cfgs["E"]]
+    first = nn.Conv2d(channels, width, 3, padding=1)
+    network = VGG(nn.Sequential(first, *make_layers(layers, batch_norm=True)[1:]), num_classes=num_classes)
     # One linear layer on the mean: torchvision's three have 120 million parameters, for 7x7 places.
     network.avgpool = nn.AdaptiveAvgPool2d(1)
-    network.classifier = nn.Linear(512, num_classes)  # pyright: ignore[reportAttributeAccessIssue]
+    network.classifier = nn.Linear(8 * width, num_classes)  # pyright: ignore[reportAttributeAccessIssue]
     return Centred(network)
 
 
@@ -105,8 +116,10 @@ CLASSIFIERS: dict[str, Callable[[int, int], nn.Module]] = {
     "preact-resnet18": lambda num_classes, channels: PreActResNet18(num_classes, 64, channels),
     "preact-resnet18-narrow": lambda num_classes, channels: PreActResNet18(num_classes, 16, channels),
     "resnet34": _resnet34,
+    "resnet34-narrow": lambda num_classes, channels: _resnet34(num_classes, channels, 16),
     "resnet50": _resnet50,
     "vgg19": _vgg19,
+    "vgg19-narrow": lambda num_classes, channels: _vgg19(num_classes, channels, 16),
 }
 
 

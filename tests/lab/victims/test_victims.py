@@ -60,8 +60,15 @@ def trained(folder, tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "millions"),
     # kuangliu/pytorch-cifar's PreActResNet18 has 11,171,146 for 10 classes. torchvision's: resnet34 for CIFAR with its
-    # 3x3 stem, vgg19_bn without its two 4096-wide layers.
-    [("preact-resnet18", 11.171146), ("preact-resnet18-narrow", 0.70), ("resnet34", 21.28), ("vgg19", 20.04)],
+    # 3x3 stem, vgg19_bn without its two 4096-wide layers. A quarter of the width has a sixteenth of them.
+    [
+        ("preact-resnet18", 11.171146),
+        ("preact-resnet18-narrow", 11.17 / 16),
+        ("resnet34", 21.28),
+        ("resnet34-narrow", 21.28 / 16),
+        ("vgg19", 20.04),
+        ("vgg19-narrow", 20.04 / 16),
+    ],
 )
 def test_classifiers(name, millions):
     network = build_classifier(name, 10)
@@ -85,8 +92,8 @@ def test_unknown_classifiers_are_refused():
         build_classifier("resnet-34", 10)
     with pytest.raises(ValueError, match="num_classes must be 2 or more, got 1"):
         build_classifier("vgg19", 1)
-    own = {"preact-resnet18", "preact-resnet18-narrow", "resnet34", "resnet50", "vgg19", "efficientnet-lite0"}
-    assert set(CLASSIFIERS) == own
+    own = {"efficientnet-lite0", "preact-resnet18", "resnet34", "resnet50", "vgg19"}
+    assert set(CLASSIFIERS) == own | {"preact-resnet18-narrow", "resnet34-narrow", "vgg19-narrow"}
     with pytest.raises(ValueError, match="channels must be 3"):
         build_classifier("efficientnet-lite0", 10, channels=1)
 
