@@ -34,6 +34,9 @@ DOUBT = 0.2  # share of clean images, see t1_doubt
 
 SMALL = 48  # pixels of the shorter side up to which an image is small: ``t1`` is its level, ``t1_large`` of others
 
+# Between these sides the pixels of an image are displaced in inverse proportion to its side, by ``jitter`` at the first.
+JITTERED = 107, 160
+
 
 class Removal(NamedTuple):
     """Images with their triggers taken out, the filled pixels, the answer to dense triggers, and the network calls."""
@@ -75,7 +78,8 @@ class Restore:
         waves: waves with a score of this or more are taken out of every image before anything else, and so of a
             few clean ones (``without_waves``); 0 for none.
         jitter: standard deviation, in pixels, by which each pixel of an image that is not flagged is displaced at
-            random after diffusion, against warps (``jittered``); up to a shorter side of 48 pixels. 0 for none.
+            random after diffusion, against warps (``jittered``), up to a shorter side of 48 pixels; see ``jitter_of``
+            for larger ones. 0 for none.
         resample: the result is then shrunk by this factor in (0, 1] and enlarged again, against warps; 1 for nothing.
         sharpness: amount of an unsharp mask after that, ``sharpened``; 0 for none.
 
@@ -141,6 +145,11 @@ class Restore:
         t1 = self.level_of(x)
         return max(t1, min(self.t1_doubt or 0, self.t2)) if is_small(x) and t1 > 0 else t1
 
+    def jitter_of(self, x: Real[Tensor, "..."]) -> float:
+        """How far pixels are displaced in images of this size: 107 / side times ``jitter`` from 49 to 159, then 0."""
+        side, (same, end) = min(x.shape[-2:]), JITTERED
+        return self.jitter * (1 if is_small(x) else same / side if side < end else 0)
+
     def levels_of(self, dense: DenseAnswer, t1: float) -> tuple[tuple[Bool[Tensor, " b"], float], ...]:
         """Which flagged images go to which level: t1 where what was taken out leaves nothing."""
         light = self.t2 if self.t2_light is None else min(self.t2_light, self.t2)
@@ -166,7 +175,7 @@ class Restore:
             matched: images that a shared trigger was taken out of; what is left of it needs no more than t2_light.
         """
         calibration = calibrations.of(networks)
-        t1, jitter = self.level_of(x0), self.jitter * is_small(x0)
+        t1, jitter = self.level_of(x0), self.jitter_of(x0)
         diffuse = Diffusion(self, networks.denoiser(schedule) or denoiser, schedule)
 
         given = x0

@@ -116,15 +116,26 @@ def shift_alone(like: torch.Tensor) -> torch.Tensor:
     return torch.full_like(like, float(like.shape[1] == 2))
 
 
-def test_images_that_are_not_flagged_are_displaced_and_photographs_are_not():
+def test_images_that_are_not_flagged_are_displaced():
     clean = scene()
     x0 = torch.cat([clean, clean + 0.3 * scene(1)])
     result = run(x0, Knows(clean), jitter=0.2, noise=shift_alone, **LEVELS)
     assert result.retouched.jittered.tolist() == [0.2, 0] and not torch.equal(result.image[0], clean[0])
     torch.testing.assert_close(result.image[1], clean[0])
-    large = torch.nn.functional.interpolate(clean, size=(49, 49))
-    result = run(large, WhiteIsForeign(), jitter=0.2, noise=shift_alone, gain=0)
-    assert torch.equal(result.image, large) and result.retouched.jittered.tolist() == [0]
+
+
+@pytest.mark.parametrize(("size", "amount"), [((48, 60), 0.2), ((49, 60), 0.2 * 107 / 49), ((214, 107), 0.2)])
+def test_images_of_up_to_159_pixels_are_displaced_in_inverse_proportion_to_their_side(size, amount):
+    x = torch.nn.functional.interpolate(scene(), size=size)
+    result = run(x, WhiteIsForeign(), jitter=0.2, noise=shift_alone, gain=0)
+    assert result.retouched.jittered.tolist() == [pytest.approx(amount)] and not torch.equal(result.image, x)
+
+
+@pytest.mark.parametrize("size", [(160, 160), (160, 300)])
+def test_larger_photographs_are_not_displaced(size):
+    x = torch.nn.functional.interpolate(scene(), size=size)
+    result = run(x, WhiteIsForeign(), jitter=0.2, noise=shift_alone, gain=0)
+    assert torch.equal(result.image, x) and result.retouched.jittered.tolist() == [0]
 
 
 @pytest.mark.parametrize("least", [0.0, 0.4])
