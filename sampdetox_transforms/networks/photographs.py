@@ -36,8 +36,8 @@ from sampdetox_transforms.networks.tiles import in_parts
 
 PHOTOGRAPHS, CALIBRATION = "photographs.safetensors", "photographs.json"
 PHOTOGRAPHS_SHA256 = {
-    PHOTOGRAPHS: "eb7d758cfbb86e7ce2d8af39b32bbea8f4ff4c201bc3851d27ab81bbadf66b0a",
-    CALIBRATION: "88e18fe7303f9bbb6288030ed5bd3a992b8cc87a9f5a3f6a2b61ea9d62002775",
+    PHOTOGRAPHS: "e0d563d931c136edde49637609faa222484529b1801fe885daed4245967a5569",
+    CALIBRATION: "407fb385a77e1b3804cc99f38c752d9f419aecc9a90c33b21913a477505cbc53",
 }
 LEAST_SIGMA = 0.01  # of the noise that the restoring network is told of
 
