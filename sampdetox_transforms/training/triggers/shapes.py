@@ -19,7 +19,7 @@ def place(images: Images, height: Tensor, width: Tensor, generator: Generator) -
     for size, side in ((height, images.shape[-2]), (width, images.shape[-1])):
         free = (side - size).clamp(min=0)
         anywhere = (uniform((n, 1, 1, 1), 0, 1, images, generator) * (free + 1)).floor().minimum(free)
-        margin = (uniform((n, 1, 1, 1), 0, 5, images, generator).floor() * scale).minimum(free)
+        margin = (uniform((n, 1, 1, 1), -4, 5, images, generator).floor().clamp(min=0) * scale).minimum(free)
         far = uniform((n, 1, 1, 1), 0, 1, images, generator) < 0.5
         found.append(torch.where(corner, torch.where(far, free - margin, margin), anywhere))
     return found[0], found[1]
