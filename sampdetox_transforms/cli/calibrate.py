@@ -129,11 +129,14 @@ def clean_pictures(folder: Path) -> tuple[list[Path], list[Failure]]:
 
 
 def check_enough(count: int, false_alarm_rate: float, folder: Path) -> None:
-    """Raise ValueError now for a rate out of range, or for fewer pictures than it can be measured on."""
-    from sampdetox_transforms.method.calibration import check_rate, images_needed
+    """Raise ValueError now for a rate out of range, or for fewer pictures than it can be measured on at any size.
+
+    Small ones need more, which is known once their sizes are.
+    """
+    from sampdetox_transforms.method.calibration import ONLY_LOCAL, check_rate, images_needed
 
     check_rate(false_alarm_rate)
-    needed = images_needed(false_alarm_rate)
+    needed = images_needed(false_alarm_rate, ONLY_LOCAL)
     if count < needed:
         raise ValueError(
             f"FOLDER must hold {needed} clean pictures or more for a false-alarm rate of {false_alarm_rate:g}, got "

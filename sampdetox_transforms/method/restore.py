@@ -34,7 +34,7 @@ DOUBT = 0.2  # share of clean images, see t1_doubt
 
 SMALL = 48  # pixels of the shorter side up to which an image is small: ``t1`` is its level, ``t1_large`` of others
 
-# Between these sides the pixels of an image are displaced in inverse proportion to its side, by ``jitter`` at the first.
+# Pixels of the shorter side at which a photograph is displaced by ``jitter``, and from which on it is not at all.
 JITTERED = 107, 160
 
 

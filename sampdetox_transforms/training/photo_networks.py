@@ -14,7 +14,14 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from sampdetox_transforms._common import write_atomically
-from sampdetox_transforms.method.calibration import Calibration, Calibrations, calibrate, images_needed, strictest
+from sampdetox_transforms.method.calibration import (
+    ONLY_LOCAL,
+    Calibration,
+    Calibrations,
+    calibrate,
+    images_needed,
+    strictest,
+)
 from sampdetox_transforms.networks.photographs import PHOTOGRAPHS, Photographs, save_photographs
 from sampdetox_transforms.training.config import PhotoTrainingConfig
 from sampdetox_transforms.training.data import held_out
@@ -48,7 +55,7 @@ def train_photographs(
         OSError: data that cannot be read, or ``out`` that cannot be written.
     """
     out, total = Path(out), 2 * config.steps
-    measured = held_out(config.data, config.held_out, images_needed(config.false_alarm_rate))
+    measured = held_out(config.data, config.held_out, images_needed(config.false_alarm_rate, ONLY_LOCAL))
     if (out / PHOTOGRAPHS).exists():
         return out
     torch.manual_seed(config.seed)

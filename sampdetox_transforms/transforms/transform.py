@@ -233,7 +233,7 @@ class SampDetox(NotScripted, v2.Transform):
 
         Args:
             images: a batch, or an iterable of images or batches, of the kinds and ranges that a call takes.
-            false_alarm_rate: in (0, 1); 2 divided by it is the least number of images of a size.
+            false_alarm_rate: in (0, 1); 1 divided by it is the least number of images of a size, 2 of small ones.
             data: what they are, in words, kept with the thresholds.
 
         Returns:

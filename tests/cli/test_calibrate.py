@@ -95,8 +95,8 @@ def test_pictures_that_cannot_be_read_are_named(run, clean, tiny, tmp_path):
     [
         ("absent", (), "FOLDER must be a folder of clean pictures, got"),
         ("clean/0.png", (), "FOLDER must be a folder of clean pictures, got"),
-        ("clean", (), "FOLDER must hold 40 clean pictures or more for a false-alarm rate of 0.05, got 6 in"),
-        ("clean", ("--false-alarm-rate", 0.3), "must hold 7 clean pictures"),
+        ("clean", (), "FOLDER must hold 20 clean pictures or more for a false-alarm rate of 0.05, got 6 in"),
+        ("clean", ("--false-alarm-rate", 0.1), "must hold 10 clean pictures"),
         ("clean", ("--false-alarm-rate", 1), "false_alarm_rate must be in (0, 1), got 1"),
         ("clean", ("--false-alarm-rate", 0), "false_alarm_rate must be in (0, 1), got 0"),
         ("clean", ("--false-alarm-rate", 0.5, "-o", "t.txt"), "--out must end in .json, got t.txt."),

@@ -43,12 +43,12 @@ def test_options_have_the_librarys_defaults(run, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(cli, "train_and_measure", lambda config, *rest: seen.append(config) or {})
     assert run("victim", "data", tmp_path / "out", "--device", "cpu")[0] == 0
-    given = {"--target-label": "none", "--attack": "sig", "--poison-rate": 0.25, "--mode": "all2all", "--seed": 8}
+    given = {"--target-label": "none", "--attack": "wanet", "--poison-rate": 0.25, "--mode": "all2all", "--seed": 8}
     given |= {"--robust-noise": 0.5, "--classifier": "vgg19", "--size": 48, "--epochs": 2, "--batch-size": 3}
     given |= {"--learning-rate": 0.5, "--weight-decay": 0.125, "--crop": 0, "--surrogate": "s", "--picture": "p"}
     given |= {"--rotate": 12.5, "--brightness": 0.25}
     flat = [part for item in given.items() for part in item]
-    settings = ("--set", "delta=0.5", "frequency=7")
+    settings = ("--set", "strength=0.5", "k=7")
     switches = ("--flip", "--fresh-covers", "--bf16", "--device", "cpu")
     assert run("victim", "data", tmp_path / "out", *flat, *settings, *switches)[0] == 0
     assert seen[0] == VictimConfig(data="data")
@@ -58,7 +58,7 @@ def test_options_have_the_librarys_defaults(run, tmp_path, monkeypatch):
         "flip": True,
         "fresh_covers": True,
         "bf16": True,
-        "settings": {"delta": 0.5, "frequency": 7},
+        "settings": {"strength": 0.5, "k": 7},
     }
     assert seen[1] == VictimConfig(data="data", **changed)
     assert set(changed) == {field.name for field in fields(VictimConfig)} - {"data"}

@@ -87,6 +87,12 @@ class VictimConfig:
                 f"learning_rate must be above 0 and weight_decay 0 or more, got {self.learning_rate} and "
                 f"{self.weight_decay}. Leave them out for the defaults."
             )
+        covered = [name for name, recipe in RECIPES.items() if recipe.cover is not None]
+        if self.fresh_covers and self.attack not in covered:
+            raise ValueError(
+                f"fresh_covers must be False for {self.attack!r}, which has no cover images, got True. "
+                f"These have some: {', '.join(covered)}."
+            )
         if self.attack in RECIPES:
             recipe = RECIPES[self.attack]
             recipe.with_defaults(self.settings)

@@ -294,6 +294,9 @@ def test_bad_input_is_refused(folder, tmp_path, trained):
         config(folder, poison_rate=0)
     with pytest.raises(ValueError, match=r"robust_noise must be in \[0, 1\), got 1"):
         config(folder, robust_noise=1)
+    for attack in ("badnets", "none", "composite"):
+        with pytest.raises(ValueError, match=f"fresh_covers must be False for '{attack}'.*: .*wanet"):
+            config(folder, attack=attack, fresh_covers=True)
     with pytest.raises(ValueError, match="epochs must be 1 or more"):
         config(folder, epochs=0)
     with pytest.raises(ValueError, match="target_label must be a class"):
