@@ -70,8 +70,8 @@ def test_what_is_measured_is_not_learnt_from(config, folder):
 
 
 def test_too_few_images_are_refused_before_any_work(config, tmp_path):
-    with pytest.raises(ValueError, match="to hold out 40"):
-        train_photographs(replace(config, false_alarm_rate=0.05), tmp_path / "out")
+    with pytest.raises(ValueError, match="to hold out 25"):
+        train_photographs(replace(config, false_alarm_rate=0.04), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
