@@ -93,7 +93,7 @@ class Restore:
 
     schedule: str | None = None
     t1: float = 12
-    t1_large: float | None = 4
+    t1_large: float | None = 2
     t1_doubt: float | None = 40
     t2: float = 120
     sampler: str = "ddim"

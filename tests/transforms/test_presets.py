@@ -38,7 +38,7 @@ DDIM = {
 RESTORE = {
     "schedule": None,
     "t1": 12,
-    "t1_large": 4,
+    "t1_large": 2,
     "t1_doubt": 40,
     "t2": 120,
     "sampler": "ddim",
@@ -92,7 +92,7 @@ def test_a_level_that_is_asked_for_is_meant_for_images_of_every_size():
     assert get_preset("restore", t1=5) == Restore(t1=5, t1_large=None, t1_doubt=None)
     assert get_preset("restore", t1=5, t1_large=3) == Restore(t1=5, t1_large=3, t1_doubt=None)
     assert get_preset("restore", t1=5, t1_doubt=30) == Restore(t1=5, t1_large=None, t1_doubt=30)
-    assert get_preset("restore", t2=5) == Restore(t2=5, t1_large=4)
+    assert get_preset("restore", t2=5) == Restore(t2=5, t1_large=2)
 
 
 # What is refused
