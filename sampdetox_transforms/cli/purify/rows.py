@@ -127,7 +127,7 @@ def retouched_in_words(explained: "Explanation") -> str:
         return ", ".join(parts)
     parts += [f"{done.colour.item():.0%} of the smooth colour taken out"] if done.colour.item() >= 0.01 else []
     parts += ["wave taken out"] if has_wave(explained) else []
-    parts += [f"pixels displaced by {done.jittered.item():g}"] if done.jittered.item() else []
+    parts += [f"pixels displaced by {done.jittered.item():.2g}"] if done.jittered.item() else []
     parts += [f"resampled by {done.resampled.item():g}"] if done.resampled.item() != 1 else []
     parts += [f"sharpened by {done.sharpened.item():g}"] if done.sharpened.item() else []
     return ", ".join(parts)

@@ -124,7 +124,7 @@ def test_what_was_done_without_a_network_is_said_in_words():
         return retouched_in_words(SimpleNamespace(retouched=done, matched=None))  # pyright: ignore
 
     assert said(0.004, False, 0.0, 1.0, 0.0) == ""
-    assert said(0.254, True, 0.15, 0.6, 3.0) == (
+    assert said(0.254, True, 0.1504, 0.6, 3.0) == (
         "25% of the smooth colour taken out, wave taken out, pixels displaced by 0.15, resampled by 0.6, sharpened by 3"
     )
     assert said(0.0, False, 0.0, 1.0, 0.5) == "sharpened by 0.5"
