@@ -36,8 +36,8 @@ def ten_attacks() -> None:
     _dots("gtsrb-attacks", "ten-attacks")
 
 
-def four_attacks_cifar10() -> None:
-    """Four attacks on CIFAR-10."""
+def attacks_on_cifar10() -> None:
+    """The same on CIFAR-10."""
     _dots("cifar10-attacks", "cifar10-attacks")
 
 
@@ -141,7 +141,7 @@ def speed() -> None:
 
 FIGURES: Mapping[str, tuple[Callable[[], None], tuple[str, ...]]] = {
     "ten-attacks": (ten_attacks, ("gtsrb-attacks",)),
-    "cifar10-attacks": (four_attacks_cifar10, ("cifar10-attacks",)),
+    "cifar10-attacks": (attacks_on_cifar10, ("cifar10-attacks",)),
     "patches": (patches, ("restore-patches", "restore-cifar10")),
     "baselines": (baselines, ("gtsrb-purifiers",)),
     "ablation": (ablation, ("restore-ablation-attacks",)),

@@ -15,6 +15,7 @@ from sampdetox_transforms.lab.data import data_path
 from sampdetox_transforms.lab.defenses import Bdmae, Blur, LiteBd, Noising, Sancdifi, ShrinkPad, Zip, load_carn_m
 from sampdetox_transforms.lab.defenses.carn import CARN_M
 from sampdetox_transforms.lab.evaluation.paper_results import (
+    TABLE_1,
     TABLE_2,
     TABLE_4_GTSRB,
     TABLE_5_TINY,
@@ -215,6 +216,7 @@ def _by_classifier(row: Row) -> Cell | None:
 # Tables of victims behind defenses; a new one is a line here. Experiments of other kinds are in ``run.STUDIES``.
 EXPERIMENTS = {
     "comparison": Experiment("Table 4 (GTSRB): comparison of defenses", comparison, _in(TABLE_4_GTSRB)),
+    "cifar10": Experiment("Table 1 (CIFAR-10): comparison of defenses", comparison, _in(TABLE_1)),
     "tiny-imagenet": Experiment("Table 5 (Tiny-ImageNet): comparison of defenses", comparison, _in(TABLE_5_TINY)),
     "textures": Experiment(
         "Table 11 (DTD): images that are all detail", textures, _in(TABLE_11_TEXTURES), ("badnets", "wanet")

@@ -347,6 +347,7 @@ def test_tables_put_the_paper_beside():
 def test_the_papers_other_tables_stand_beside_their_own_victims():
     row = evaluate([victim()], [NO_DEFENSE], signs()).rows[0]
     wanet = replace(row, attack="wanet", defense="sampdetox")
+    assert get_experiment("cifar10").paper(replace(wanet, attack="bpp")) == (90.59, 84.83, 6.15)
     assert get_experiment("tiny-imagenet").paper(wanet) == (51.90, 50.40, 6.49)
     assert get_experiment("textures").paper(wanet) == (58.33, 58.12, 2.21)
     assert get_experiment("textures").paper(replace(wanet, defense="blur")) == (33.49, 29.50, 3.67)
