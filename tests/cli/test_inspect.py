@@ -48,7 +48,7 @@ def test_the_level_is_the_one_that_the_picture_had(run, tmp_path):
         save(tmp_path / f"{number}.png", picture)
         flags = ("--weights", "bundled", "-o", tmp_path / "panel.png", "--seed", 0, "--json")
         levels.append(json.loads(run("inspect", tmp_path / f"{number}.png", *flags)[1])["level1"])
-    assert levels == [12, 40, 4]
+    assert levels == [12, 40, 2]
 
 
 @pytest.mark.parametrize("name", ["panel.pdf", "deeper/panel.svg", "."])

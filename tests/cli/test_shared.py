@@ -44,7 +44,7 @@ def test_settings_name_a_map_where_there_is_one(tiny):
         "t1=20, t2=120, ddim, stride 20, map ssim, linear levels"
     )
     assert shared.settings_of(SampDetox(str(tiny)))["settings"] == (
-        "t1=12 (4 above 48 pixels, 40 in doubt), t2=120, ddim, stride 60, search and fill, linear levels"
+        "t1=12 (2 above 48 pixels, 40 in doubt), t2=120, ddim, stride 60, search and fill, linear levels"
     )
 
 

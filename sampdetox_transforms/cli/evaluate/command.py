@@ -13,7 +13,7 @@ from sampdetox_transforms.cli.shared import bar_off, check_at_least, check_json,
 from sampdetox_transforms.cli.victim import setting
 
 NOTES = """\
-Tables of defenses (comparison, tiny-imagenet, classifiers, textures, denoisers, faces, ablation, levels,
+Tables of defenses (comparison, cifar10, tiny-imagenet, classifiers, textures, denoisers, faces, ablation, levels,
 transformations, samplers, strides, precision, adaptive, semantic, retouching, robustness) are made for VICTIMs on the
 test images of --data. All other experiments (restore, restore-ablation, dense, settings, drawn-signs, photographs,
 denoising, adaptive-patch, adaptive-smooth, relabel, shared-trigger, sig-clipping; a wrong name lists all) choose their

@@ -200,7 +200,7 @@ def test_quiet_says_failures_only(run, signs, tmp_path):
 def test_verbose_says_what_is_done(run, signs, tmp_path):
     _, _, err = run("purify", signs, tmp_path / "out", *SIGNS, "-v")
     assert (
-        "sampdetox: settings: t1=12 (4 above 48 pixels, 40 in doubt), t2=120, ddim, stride 60, search and fill" in err
+        "sampdetox: settings: t1=12 (2 above 48 pixels, 40 in doubt), t2=120, ddim, stride 60, search and fill" in err
     )
     assert f"sampdetox: {signs / 'a.png'} is purified" in err
     assert "is purified" not in run("purify", signs, tmp_path / "again", *SIGNS)[2]
