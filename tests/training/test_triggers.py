@@ -9,7 +9,7 @@ from sampdetox_transforms.training.triggers.contents import CONTENTS
 from sampdetox_transforms.training.triggers.dense import DENSE, dense_triggers, grey_details
 from sampdetox_transforms.training.triggers.draw import mixture
 from sampdetox_transforms.training.triggers.local import erasures, local_triggers
-from sampdetox_transforms.training.triggers.shapes import SHAPES
+from sampdetox_transforms.training.triggers.shapes import SHAPES, place
 
 EVERY_SHAPE = {
     getattr(shape, "func", shape).__name__ + str(i): shape for i, (shape, _) in enumerate(photographs.SHAPES)
@@ -129,3 +129,12 @@ def test_mixture_gives_each_image_its_own_function():
     result = mixture(functions, x, seeded())
     assert (result == result[:, :1, :1, :1]).all()
     assert 0.15 < float((result[:, 0, 0, 0] == 1).float().mean()) < 0.35
+
+
+def test_a_tenth_of_the_boxes_touches_both_borders_of_a_corner_and_none_leaves_the_image():
+    x, side = torch.zeros(4000, 3, 32, 40), torch.full((4000, 1, 1, 1), 4.0)
+    top, left = place(x, side, side, seeded())
+    assert float(top.min()) == float(left.min()) == 0 and float(top.max()) == 28 and float(left.max()) == 36
+    in_corner = ((top == 0) | (top == 28)) & ((left == 0) | (left == 36))
+    # a third near a corner, five in nine of them at a border each way; of the others 4 of 29 * 37 places
+    assert float(in_corner.float().mean()) == pytest.approx(0.33 * (5 / 9) ** 2 + 0.67 * 4 / (29 * 37), abs=0.015)

@@ -77,6 +77,16 @@ def test_classifiers(name, millions):
     assert network.eval()(torch.rand(2, 3, 32, 32)).shape == (2, 10)
 
 
+@pytest.mark.parametrize("name", ["preact-resnet18", "resnet34", "vgg19"])
+def test_narrow_classifiers_are_the_wide_ones_at_a_quarter_of_the_width(name):
+    def convolutions(name: str, divisor: int) -> list:
+        found = [m for m in build_classifier(name, 10).modules() if isinstance(m, torch.nn.Conv2d)]
+        return [(m.out_channels // divisor, m.kernel_size, m.stride, m.padding) for m in found]
+
+    with torch.device("meta"):
+        assert convolutions(name, 4) == convolutions(f"{name}-narrow", 1)
+
+
 def test_classifiers_take_images_between_0_and_1():
     torch.manual_seed(0)
     network = PreActResNet18(5, width=8).eval()
