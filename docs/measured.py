@@ -24,15 +24,18 @@ FOLDER = "sampdetox_transforms/networks/weights"
 DENOISER = (f"{FOLDER}/bundled/diffusion_pytorch_model.safetensors",)
 SMALL = (*DENOISER, f"{FOLDER}/restorer/restorer.safetensors")
 LARGE = (f"{FOLDER}/restorer/photographs.safetensors",)
-DEFAULT, FIELD = "sampdetox_transforms/method/restore.py", "^    {names}: [a-z0-9 |]+ = "
+DEFAULT, FIELD = "sampdetox_transforms/method/restore.py", "^    {names}: [A-Za-z0-9 |]+ = "
 # Settings that change small images alone, and not what is taken out of them to be compared with what others lose; and
 # the results that they do not date, beside those of large images.
 OF_SMALL, COMPARED = ("t1_doubt",), ("shared-relabel", "shared-trigger-kinds")
+OF_LARGE = ("t1_large",)  # settings that change large images alone
 OF_DENOISER = {"ablation", "bundled", "bundled-ddpm", "bundled-train", "levels", "levels-t1", "samplers", "strides"}
 WEIGHTS = {f"gtsrb-{name}": DENOISER for name in OF_DENOISER | {"transformations", "robustness"}}
 WEIGHTS |= dict.fromkeys(("speed", "speed-float32", "denoising-psnr", "profile-ddim"), DENOISER)
 WEIGHTS |= {"gtsrb-lownoise": (), "photographs-algorithm1": DENOISER}
-WEIGHTS |= dict.fromkeys(("fills", "shared-trigger-photographs", "speed-photographs"), LARGE)
+WEIGHTS |= dict.fromkeys(
+    ("fills", "shared-trigger-photographs", "speed-photographs", "textures", "tiny-imagenet"), LARGE
+)
 WEIGHTS |= {"shared-trigger-kinds": (*SMALL, *LARGE)}
 
 # Measured by scripts whose place experiments have taken: what repeats them today.
@@ -73,7 +76,9 @@ def facts(name: str) -> dict[str, Any]:
     document = json.loads(path(name).read_text()) if path(name).exists() else {}
     under = path(name, "md").read_text().strip().splitlines()[-1] if path(name, "md").exists() else ""
     settings = {**document, **document.get("settings", {}), **document.get("about", {})}
-    made = document.get("environments") or [document.get("environment", {})]
+    used = {row["environment"] for row in document.get("rows", ()) if "environment" in row}
+    made = [environment for i, environment in enumerate(document.get("environments", ())) if i in used or not used]
+    made = made or [document.get("environment", {})]
     commits = [environment["commit"] for environment in made if environment.get("commit")]
     last = re.search(r"\(((?:[0-9a-f]{7}\+?(?:, )?)+)\)", under)
     commits = commits or (last[1].split(", ") if last else [])
@@ -97,6 +102,7 @@ def earlier(name: str) -> str:
         return ""
     since = {"weights": [_introduced(file) for file in weights if (ROOT / file).exists()]}
     without = OF_SMALL if weights == LARGE or name.startswith(COMPARED) else ()
+    without += () if set(LARGE) <= set(weights) else OF_LARGE
     since["settings"] = [] if weights in ((), DENOISER) else [_settled(without)]
     old = [what for what, when in since.items() if not all(any(_holds(m, c) for m in commits) for c in when)]
     return " and ".join(old)

@@ -1,14 +1,20 @@
 """What README and docs show runs, what they say was measured, and no page is long or names what is not there."""
 
+import json
 import re
+import runpy
 import subprocess
 import sys
+from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from torch import nn
+
+from sampdetox_transforms.method.restore import Restore
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -49,6 +55,27 @@ def run(*command: str) -> str:
 def test_the_lines_under_numbers_are_those_of_the_results():
     """A result that is older than its weights is called so; ``python docs/measured.py`` writes the lines."""
     run("docs/measured.py", "--check")
+
+
+def test_a_result_names_the_commits_that_its_rows_are_from_and_no_other():
+    for file in sorted((DOCS / "results").glob("*.json")):
+        document = json.loads(file.read_text())
+        if "environments" in document and all("environment" in row for row in document["rows"]):
+            own = {document["environments"][row["environment"]].get("commit") for row in document["rows"]}
+            assert set(measured()["facts"](file.stem)["commits"]) <= own, file.name
+
+
+def test_every_setting_of_the_default_dates_a_result():
+    """The pattern by which a changed setting is searched for in the history finds each of them."""
+    found = re.findall(
+        measured()["FIELD"].format(names="([a-z0-9_]+)"), (ROOT / measured()["DEFAULT"]).read_text(), re.MULTILINE
+    )
+    assert set(found) == {field.name for field in fields(Restore)}
+
+
+@cache
+def measured() -> dict:
+    return runpy.run_path(str(DOCS / "measured.py"))
 
 
 def test_the_figures_are_those_of_the_results():
