@@ -206,11 +206,8 @@ def _adaptive(row: Row) -> Cell | None:
 
 def _by_classifier(row: Row) -> Cell | None:
     tables = {"vgg19": TABLE_6_VGG19, "resnet34": TABLE_7_RESNET34}
-    return (
-        tables.get(row.classifier.removesuffix("-narrow"), {}).get((row.attack, "gtsrb"))
-        if row.defense == "sampdetox"
-        else None
-    )
+    table = tables.get(row.classifier.removesuffix("-narrow"), {})
+    return table.get((row.attack, "gtsrb")) if row.defense == "sampdetox" else None
 
 
 # Tables of victims behind defenses; a new one is a line here. Experiments of other kinds are in ``run.STUDIES``.
