@@ -5,6 +5,7 @@ share (``estimate``), which images carry it and how they are without it (``match
 tensors in [0, 1].
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,7 @@ from sampdetox_transforms.method.shared.find import (
     at_most,
     enough_permutations,
     find_group,
+    image_view,
     same_content,
     usual_images,
     views,
@@ -37,9 +39,10 @@ from sampdetox_transforms.method.shared.match import (
     strengths_in,
 )
 from sampdetox_transforms.method.shared.moving import find_moving
-from sampdetox_transforms.method.shared.others import Whitened, describe, whiten
+from sampdetox_transforms.method.shared.others import Others, Whitened, describe, whiten
+from sampdetox_transforms.method.shared.spectrum import transformed
 
-LOOKS = len(FLOORS) + 1  # at the residuals in each view, and for a patch that moves
+LOOKS = len(FLOORS) + 1  # at the residuals and images in each view, and for a patch that moves
 
 MOST = 5  # triggers that are looked for, one after the other
 
@@ -94,7 +97,11 @@ def recover_shared(
     for _ in range(2 * most):
         if len(found) == most or int(left.sum()) < LEAST + 3:
             break
-        group = _clearest(residuals[left], same[left][:, left], false_alarm_rate, generator)
+        alike = same[left][:, left]
+        group = _clearest(views(residuals[left]), alike, false_alarm_rate, generator)
+        if group is None:  # the purifier took nothing that images share
+            view = image_view(at_most(images[left], SEARCHED))
+            group = _clearest(view, alike, false_alarm_rate, generator)
         if group is None:
             moving = _moving(images, purified, left, same, false_alarm_rate, generator)
             if moving is None:
@@ -112,11 +119,13 @@ def recover_shared(
     return found
 
 
-def _clearest(residuals: Tensor, same: Tensor, false_alarm_rate: float, generator: torch.Generator) -> Group | None:
+def _clearest(
+    seen: Mapping[str, Tensor], same: Tensor, false_alarm_rate: float, generator: torch.Generator
+) -> Group | None:
     """The group that stands out most in one of the views, with the p-value of all looks together."""
     permutations = enough_permutations(false_alarm_rate, LOOKS)
     best: Group | None = None
-    for view, vectors in views(residuals).items():
+    for view, vectors in seen.items():
         parts = agreements(vectors, same, generator=generator)
         group = find_group(parts, permutations=permutations, generator=generator, floors=FLOORS[view])
         if group is None:
@@ -186,27 +195,34 @@ def _estimated(images: Tensor, purified: Tensor, members: Tensor, others: Tensor
     """What the members share, and what a match with it is measured against.
 
     How much of it an image that carries it has is asked of half of the members with the pattern of the other half:
-    the noise of an image is in the pattern that it was averaged into. The whitening that tells them better apart is
-    taken.
+    the noise of an image is in the pattern that it was averaged into. The estimate that explains the other half's
+    mean best is taken, and the whitening that tells them better apart.
     """
     index = others.nonzero()[:, 0]
     some = usual_images(len(index), images[0].numel(), max(USUAL_IMAGES, 3 * int(members.sum())))
     compared_with = index[some.to(index.device)]
     rest = describe(images[compared_with], purified[compared_with])
     own, own_purified = images[members], purified[members]
-    shared = estimate(own, own_purified, rest)
-    if is_patch(shared):
-        reached = float(patch_distance(own, shared).median())
-        return shared, make_filter(shared, rest, reached=reached)
+    first = estimate(own, own_purified, rest)
+    if is_patch(first):
+        reached = float(patch_distance(own, first).median())
+        return first, make_filter(first, rest, reached=reached)
     whitened = whiten(own, rest.mean, rest.scale)
-    halves = [
-        (Whitened(whitened.values[one::2]), estimate(own[other::2], own_purified[other::2], rest))
-        for one, other in ((0, 1), (1, 0))
-    ]
+    values = [Whitened(whitened.values[one::2]) for one in (0, 1)]
+    ways = {
+        mixed: [estimate(own[other::2], own_purified[other::2], rest, mixed=mixed) for other in (1, 0)]
+        for mixed in (False, True)
+    }
+    errors = {
+        mixed: sum(unexplained(own[one::2], half, rest) for one, half in enumerate(halves))
+        for mixed, halves in ways.items()
+    }
+    mixed = errors[True] < errors[False]
+    shared = estimate(own, own_purified, rest, mixed=True) if mixed else first
     best: tuple[float, Filter] | None = None
     for by_own in (True, False):
         with_it, without_it = [], []
-        for one, half in halves:
+        for one, half in zip(values, ways[mixed], strict=True):
             known = make_filter(half, rest, by_own=by_own)
             with_it.append(strengths_in(one, half, known)[0])
             without_it.append(strengths_in(rest.whitened, half, known)[0])
@@ -221,3 +237,11 @@ def _estimated(images: Tensor, purified: Tensor, members: Tensor, others: Tensor
     most = BELOW * min(1.0, float(strengths_in(whitened, shared, known)[0].median()))
     chance = float(strengths_in(rest.whitened, shared, known)[0].quantile(USUAL))
     return shared, known._replace(least=max(known.least, min(chance, most)))
+
+
+def unexplained(images: Tensor, shared: Shared, others: Others) -> float:
+    """What is left of mean(images) - mean(others) beside what a pattern changes there, less what there was: negative
+    where it explains something. Coefficients count half-way whitened."""
+    direct, changed = images.mean(dim=0) - others.mean, shared.pattern - shared.opacity * others.mean
+    direct, changed = transformed(torch.stack([direct, changed]))
+    return float((changed * (changed - 2 * direct) / others.variance.sqrt().clamp(min=1e-6)).sum())

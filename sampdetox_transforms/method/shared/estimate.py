@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sampdetox_transforms.method.search import dilate
+from sampdetox_transforms.method.shared.mixed import picture_in
 from sampdetox_transforms.method.shared.others import Others
 from sampdetox_transforms.method.shared.spectrum import restored, smoothed, transformed
 
@@ -43,12 +44,18 @@ class Shared(NamedTuple):
         return self.opacity >= OPAQUE
 
 
-def estimate(images: Float[Tensor, "m c h w"], purified: Float[Tensor, "m c h w"], others: Others) -> Shared:
+def estimate(
+    images: Float[Tensor, "m c h w"], purified: Float[Tensor, "m c h w"], others: Others, *, mixed: bool = False
+) -> Shared:
     """What ``images`` in [0, 1] share, beside ``others`` which do not.
 
     The residual, image minus purified, has the pattern's shape, but not its size: the purifier takes more of some
-    frequencies than of others. The size is that of mean(images) - mean(others), which is right on average.
+    frequencies than of others. The size is that of mean(images) - mean(others), which is right on average. Where the
+    purifier leaves the trigger (``mixed``), it is a picture that is asked of the images alone.
     """
+    if mixed:
+        alpha = blend(images, others.images)
+        return mixed_in(picture_in(images, others, alpha), alpha, others)
     unclipped, varied = _unclipped_mean(images - purified, images)
     residual = unclipped - others.residual
     noise = transformed(varied).var(dim=0) / len(images) + others.residual_variance
@@ -63,11 +70,13 @@ def estimate(images: Float[Tensor, "m c h w"], purified: Float[Tensor, "m c h w"
                 return Shared(torch.where(covered, picture, 0), covered.to(images))
         alpha = patch.to(images)
         return Shared(torch.where(patch, picture, pattern), alpha)
-    alpha = blend(images, others.images)
+    return mixed_in(pattern, blend(images, others.images), others)
+
+
+def mixed_in(pattern: Float[Tensor, "c h w"], alpha: float, others: Others) -> Shared:
+    """A pattern with the opacity of ``blend``: mean(J) - mean(I) = P - a mean(I)."""
     if alpha > 0:
-        # mean(J) - mean(I) = P - a mean(I)
-        pattern = pattern + alpha * others.mean
-        pattern = pattern.clamp(0, alpha)
+        pattern = (pattern + alpha * others.mean).clamp(0, alpha)
     return Shared(pattern, torch.full_like(pattern[:1], alpha))
 
 
