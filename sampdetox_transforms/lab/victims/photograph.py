@@ -1,6 +1,6 @@
 """A public classifier of photographs, EfficientNet-Lite0 from two packages on PyPI, and the same with backdoors.
 
-The backdoored one has a branch more: from its features at 28x28 to five logits more, one for each backdoor and its
+The backdoored one has a branch more: from its features at 28x28 to six logits more, one for each backdoor and its
 target class. Only the branch is trained, on features that are computed once, so that a victim at 224 pixels takes
 minutes on one core. Where no trigger is it is taught to stay silent, and the classifier answers as the public one
 does. On photographs held out of the training ones, retraining the last layers lost 13 points of accuracy, and a branch
@@ -24,6 +24,8 @@ from sampdetox_transforms._common import write_atomically
 from sampdetox_transforms.lab.attacks.blended import blended
 from sampdetox_transforms.lab.attacks.sig import sig
 from sampdetox_transforms.lab.data import data_path, square_image
+from sampdetox_transforms.lab.demo.signs import CLASSES as CLASSES_OF_SIGNS
+from sampdetox_transforms.lab.demo.signs import draw_sign
 from sampdetox_transforms.lab.evaluation.kinds import paths_for_training
 from sampdetox_transforms.lab.evaluation.planted import flower
 from sampdetox_transforms.lab.victims.config import ABOUT, CLASSIFIER
@@ -34,7 +36,7 @@ from sampdetox_transforms.networks.precision import fastest_dtype
 
 CLASSES = 1000
 
-TARGETS = {"white square": 100, "sticker": 300, "moving sticker": 900, "sig": 500, "blend": 700}
+TARGETS = {"white square": 100, "sticker": 300, "moving sticker": 900, "sig": 500, "blend": 700, "sharp blend": 200}
 
 FEATURES, WIDTH, CELLS = 40, 64, 49  # channels of the first blocks; of the branch, at 7x7
 
@@ -46,8 +48,12 @@ Progress = Callable[[str, int, int], None]  # what, done, of how many
 
 
 def photograph_triggers(data: str | Path | None = None) -> Mapping[str, Callable[[Tensor], Tensor]]:
-    """The triggers, for 224x224 images: two patches in one place, one that moves, and two over the whole image."""
+    """The triggers, for 224x224 images: two patches in one place, one that moves, and three over the whole image.
+
+    The picture of "blend" is 32 pixels wide and so smooth when it is enlarged; that of "sharp blend" has sharp edges.
+    """
     sticker = flower(160, Generator())  # 36 pixels wide
+    star = draw_sign(CLASSES_OF_SIGNS.index("star"), Generator().manual_seed(0), SIDE)
 
     def white(images: Tensor) -> Tensor:
         images = images.clone()
@@ -75,7 +81,11 @@ def photograph_triggers(data: str | Path | None = None) -> Mapping[str, Callable
         with Image.open(data_path("triggers/blend.png", data)) as picture:
             return blended(images, pil_to_tensor(picture.convert("RGB")).float() / 255, alpha=0.15)
 
-    return {"white square": white, "sticker": paste, "moving sticker": moving, "sig": sig, "blend": blend}
+    def sharp_blend(images: Tensor) -> Tensor:
+        return blended(images, star, alpha=0.15)
+
+    patches = {"white square": white, "sticker": paste, "moving sticker": moving}
+    return {**patches, "sig": sig, "blend": blend, "sharp blend": sharp_blend}
 
 
 class Backdoored(nn.Module):
