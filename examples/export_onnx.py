@@ -12,6 +12,7 @@ import torch
 from sampdetox_transforms import Denoiser, SampDetox
 from sampdetox_transforms.lab.demo.signs import draw_signs
 from sampdetox_transforms.method.search import Answer
+from sampdetox_transforms.networks.light_denoiser import LightDenoiser
 from sampdetox_transforms.networks.restorer import Specialists
 from sampdetox_transforms.networks.restorers import Restorers
 
@@ -37,6 +38,7 @@ images, mask, t = torch.rand(2, 3, 32, 32), torch.zeros(2, 1, 32, 32, dtype=torc
 unet = exported(detox.denoiser.network, images, t)
 local = exported(detox.restorer.small.local, images, mask)
 dense = exported(detox.restorer.small.dense, images, mask)
+light = exported(detox.restorer.small.light.network, images, torch.zeros(2, 1))
 
 
 def search(network):
@@ -48,8 +50,14 @@ def search(network):
     return ask
 
 
+def light_network(x, told):
+    """The denoiser of the light stage, at the size that it was exported for."""
+    return light(x, told)[0]
+
+
+light_network.size_multiple = 32
 denoiser = Denoiser(lambda x, t: unet(x, t.float())[0], detox.denoiser.schedule, size_multiple=32, max_level=160)
-networks = Restorers(Specialists(search(local), search(dense)))
+networks = Restorers(Specialists(search(local), search(dense), LightDenoiser(light_network)))
 deployed = SampDetox(denoiser, restorer=networks, calibration=detox.calibration, seed=0)
 
 if __name__ == "__main__":

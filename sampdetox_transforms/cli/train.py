@@ -64,7 +64,7 @@ def train(
         bool, typer.Option("--only-denoiser", show_default="no", help="Train no networks that find and fill triggers.")
     ] = False,
     search_steps: Annotated[
-        int, typer.Option(metavar="N", help="Steps of each of the two networks that find triggers in small images.")
+        int, typer.Option(metavar="N", help="Steps of each of the three other networks of small images.")
     ] = RestorerTrainingConfig.steps,
     photographs: Annotated[
         bool,

@@ -1,6 +1,6 @@
 """The global stage from a level of each image's own, for the default: noise up to it, and the walk down to 0."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -15,10 +15,10 @@ from sampdetox_transforms.method.schedule import Schedule
 
 
 class Diffusion(NamedTuple):
-    """The walk of the settings, which have a sampler, its stride, and what it draws."""
+    """The walk of the settings, which have a sampler, its stride, and what it draws; with the denoiser for a level."""
 
     settings: Any
-    denoiser: Denoiser
+    denoiser_for: Callable[[float], Denoiser]
     schedule: Schedule
 
     def to_levels(
@@ -36,7 +36,7 @@ class Diffusion(NamedTuple):
             if len(index):
                 walk, all_of_them = grid(level, self.settings.stride), len(index) == len(x)
                 step, part = step_of(self.settings), x if all_of_them else x[index]
-                part = global_stage(part, self.denoiser, self.schedule, walk, step, subset(noise, index))
+                part = global_stage(part, self.denoiser_for(level), self.schedule, walk, step, subset(noise, index))
                 if all_of_them:  # as photographs are: no copy of them
                     result = part
                 else:

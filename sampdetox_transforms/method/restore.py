@@ -176,7 +176,7 @@ class Restore:
         """
         calibration = calibrations.of(networks)
         t1, jitter = self.level_of(x0), self.jitter_of(x0)
-        diffuse = Diffusion(self, networks.denoiser(schedule) or denoiser, schedule)
+        diffuse = Diffusion(self, lambda level: networks.denoiser(schedule, level) or denoiser, schedule)
 
         given = x0
         x0, waves = without_waves(x0, self.waves)

@@ -65,8 +65,8 @@ class SearchNetworks(Protocol):
 
     def fill(self, x: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b 1 h w"]) -> Float[Tensor, "b c h w"]: ...
 
-    def denoiser(self, schedule: Schedule) -> Denoiser | None:
-        """For these images; None takes the one that was given to the algorithm."""
+    def denoiser(self, schedule: Schedule, level: float) -> Denoiser | None:
+        """For these images, from this level down; None takes the one that was given to the algorithm."""
         ...
 
 

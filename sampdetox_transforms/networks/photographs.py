@@ -93,8 +93,8 @@ class Photographs(nn.Module):
         """The masked pixels as predicted from the others; nothing in them is looked at."""
         return torch.where(mask, self.restored(x, x.new_zeros(len(x)), mask=mask).clamp(-1, 1), x)
 
-    def denoiser(self, schedule: Schedule) -> Callable[[Tensor, Tensor], Tensor]:
-        """(x_t, t) -> eps at levels t + 1 of a schedule."""
+    def denoiser(self, schedule: Schedule, level: float) -> Callable[[Tensor, Tensor], Tensor]:
+        """(x_t, t) -> eps at levels t + 1 of a schedule, the same from whatever level the walk starts."""
         return partial(self.noise_in, schedule)
 
     def noise_in(

@@ -8,8 +8,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sampdetox_transforms.method.samplers import Denoiser
 from sampdetox_transforms.method.schedule import Schedule
 from sampdetox_transforms.method.search import Answer
+from sampdetox_transforms.networks.light_denoiser import LightDenoiser
 from sampdetox_transforms.networks.pickling import WeightsAsBytes
 
 
@@ -85,17 +87,20 @@ class Specialists(WeightsAsBytes):
     """Two networks that answer as one: for local triggers and for filling, and for triggers that cover the image.
 
     They know images of 32 pixels; see ``SearchNetworks`` for the attributes, which were chosen on held-out training
-    images for these two.
+    images for these two. A third, where there is one, is the denoiser of these images at low levels.
     """
 
     name, calls, finds_dense, suspicious_again = "small", 2, True, False
     as_is, side = 48, 32
     window, certain, possible, margins = 2, -0.5, -1.0, (0, 1)
 
-    def __init__(self, local: nn.Module | None = None, dense: nn.Module | None = None):
+    def __init__(
+        self, local: nn.Module | None = None, dense: nn.Module | None = None, light: LightDenoiser | None = None
+    ):
         super().__init__()
         self.local = Restorer() if local is None else local
         self.dense = Restorer(RestorerConfig(down_blocks=(2, 2, 4))) if dense is None else dense
+        self.light = light
 
     def forward(self, x: Float[Tensor, "b c h w"], erased: Bool[Tensor, "b 1 h w"] | None = None) -> Answer:
         """As ``Restorer``; with ``erased`` only the first is asked, and its whole answer returned."""
@@ -106,8 +111,10 @@ class Specialists(WeightsAsBytes):
         """What both say of the images."""
         return self(x)
 
-    def denoiser(self, schedule: Schedule) -> None:
-        """None: images of this size have the denoiser that the algorithm is given."""
+    def denoiser(self, schedule: Schedule, level: float) -> Denoiser | None:
+        """The light one at the levels that it knows; else None, for the one that the algorithm is given."""
+        light = self.light
+        return light.at(schedule) if light is not None and light.knows(schedule, level) else None
 
     def estimate(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """The images as they would be without a trigger that covers all of them."""

@@ -1,7 +1,7 @@
 """A folder <-> the search networks and their calibration."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sampdetox_transforms._common import is_number, is_whole, write_atomically
 from sampdetox_transforms.method.calibration import Calibration, Calibrations
+from sampdetox_transforms.networks.light_denoiser import LightDenoiser
 from sampdetox_transforms.networks.restorer import Specialists
 from sampdetox_transforms.networks.safe_files import (
     WeightsFileError,
@@ -60,8 +61,9 @@ def load_restorer(
     path = (folder / RESTORER).resolve()
     about = path.stat()
     stamp = (about.st_mtime_ns, about.st_size, about.st_ino)
-    restorer = _unfilled().to_empty(device="cpu")
-    restorer.load_state_dict(_read_state(path, stamp, pins.get(RESTORER, "")))  # a copy, in float32
+    state = _read_state(path, stamp, pins.get(RESTORER, ""))
+    restorer = _unfilled(state).to_empty(device="cpu")
+    restorer.load_state_dict(state)  # a copy, in float32
     restorer.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return restorer.eval().requires_grad_(False), calibration
 
@@ -152,9 +154,10 @@ RULES = {
 }
 
 
-def _unfilled() -> Specialists:
+def _unfilled(names: Iterable[str]) -> Specialists:
+    """Networks without values, for weights of these names: the light denoiser may be missing."""
     with torch.device("meta"):
-        return Specialists()
+        return Specialists(light=LightDenoiser() if any(name.startswith("light.") for name in names) else None)
 
 
 @lru_cache(maxsize=4)
@@ -162,8 +165,9 @@ def _read_state(path: Path, stamp: tuple[int, ...], sha256: str) -> Mapping[str,
     """The weights as stored, checked; kept while the file keeps its ``stamp``, never handed out, only copied from."""
     if sha256:
         verify_sha256(path, sha256)
-    expected = {name: tuple(value.shape) for name, value in _unfilled().state_dict().items()}
-    require_shapes(safetensors_shapes(path), expected, str(path), "the search networks")
+    found = safetensors_shapes(path)
+    expected = {name: tuple(value.shape) for name, value in _unfilled(found).state_dict().items()}
+    require_shapes(found, expected, str(path), "the search networks")
     try:
         state = {name: value.clone() for name, value in load_file(path).items()}  # the file may change below a map
     except (SafetensorError, OSError) as error:

@@ -119,13 +119,13 @@ class TrainingConfig(RunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class RestorerTrainingConfig(RunConfig):
-    """Everything that the training of the two search networks and their calibration depend on.
+    """Everything that the training of the networks of small images and their calibration depend on.
 
     Attributes:
         data: images without triggers. Small ones must not be JPEG files: a trigger pasted into one gives itself away.
         fill_data: further folders, from which only fills are learnt; these may hold JPEG files.
-        steps: of each of the two networks.
-        batch_size: images that are searched in a step; some more are filled.
+        steps: of each of the three networks: two that search, and the light denoiser.
+        batch_size: images in a step; some more are filled.
         zoom: the smallest share of an image's area that a crop takes; 1 takes whole images.
         drawn: the share of images that are drawings, made up: signs, logos, icons, text, lines.
         held_out: the share of each folder's images that thresholds are measured on, and nothing is learnt from.

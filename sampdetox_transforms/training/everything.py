@@ -43,8 +43,8 @@ def train_all(
         restorer: settings of ``RestorerTrainingConfig`` other than the default ones.
         photographs: the same of ``PhotoTrainingConfig``; None leaves the networks for images above 48 pixels out.
         init: weights to start the denoiser from.
-        progress: called after each step with the network's name ("denoiser", "local", "dense", "search" or
-            "restoring"), the steps done, the steps of all networks and the loss.
+        progress: called after each step with the network's name ("denoiser", "local", "dense", "light",
+            "search" or "restoring"), the steps done, the steps of all networks and the loss.
 
     Raises:
         ValueError: settings that do not fit, too few images, or a folder of another run.
@@ -86,7 +86,7 @@ def train_all(
 def steps_of_all(
     denoiser: TrainingConfig, restorer: RestorerTrainingConfig, photographs: PhotoTrainingConfig | None = None
 ) -> int:
-    """Steps of all networks: the denoiser, two that search, and two for photographs."""
+    """Steps of all networks: the denoiser, three for small images, and two for photographs."""
     return (
         denoiser.steps
         + len(restorer_training.NETWORKS) * restorer.steps

@@ -1,10 +1,12 @@
-"""Train the search networks of preset "restore" on images of any kind with synthetic triggers, and calibrate them.
+"""Train the networks of small images on images of any kind with synthetic triggers or noise, and calibrate them.
 
 A step of "local" searches 72 images (24 clean, 20 with a local trigger, 28 with a dense one) and fills an erased region
-of 12 others; one of "dense" searches 72 (12 clean, 12 with a local trigger, 48 with a dense one).
+of 12 others; one of "dense" searches 72 (12 clean, 12 with a local trigger, 48 with a dense one); one of "light" takes
+noise away from 72, of which six are grey.
 """
 
 import json
+import math
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +20,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from sampdetox_transforms._common import write_atomically
 from sampdetox_transforms.method.calibration import Calibration, calibrate, images_needed, strictest
 from sampdetox_transforms.method.search import Answer, local_suspicion
+from sampdetox_transforms.networks.light_denoiser import SIGMAS, LightDenoiser
 from sampdetox_transforms.networks.restorer import Specialists
 from sampdetox_transforms.networks.restorer_files import RESTORER, save_restorer
 from sampdetox_transforms.training.config import RestorerTrainingConfig
@@ -28,7 +31,7 @@ from sampdetox_transforms.training.triggers.dense import dense_triggers
 from sampdetox_transforms.training.triggers.draw import uniform
 from sampdetox_transforms.training.triggers.local import erasures, local_triggers
 
-NETWORKS = ("local", "dense")
+NETWORKS = ("local", "dense", "light")
 SETTINGS = "training.json"
 TOLERANCE = 6 / 255  # what of a dense trigger does not matter
 MEASURED = 800  # images of a folder that thresholds are measured on, at most
@@ -41,10 +44,10 @@ def train_restorer(
     device: str | torch.device = "cpu",
     progress: Progress = silent,
 ) -> Path:
-    """Train both networks and calibrate them, or resume, and return ``out``, which ``load_restorer`` reads.
+    """Train the networks and calibrate the search, or resume, and return ``out``, which ``load_restorer`` reads.
 
-    ``out`` gains ``restorer.safetensors`` (both networks, in float16), ``calibration.json``, ``training.json`` (the
-    settings) and, until the run is finished, a state of each network, from which a killed run resumes.
+    ``out`` gains ``restorer.safetensors`` (all three networks, in float16), ``calibration.json``, ``training.json``
+    (the settings) and, until the run is finished, a state of each network, from which a killed run resumes.
 
     Raises:
         ValueError: settings that do not fit, too few images, or a state saved by other settings.
@@ -63,9 +66,11 @@ def train_restorer(
     make = {
         "local": partial(local_batch, searched, filled, config.batch_size, drawn=config.drawn),
         "dense": partial(dense_batch, searched, config.batch_size, drawn=config.drawn),
+        "light": partial(light_batch, searched, config.batch_size, drawn=config.drawn),
     }
     torch.manual_seed(config.seed)
-    model = Specialists().to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    model = Specialists(light=LightDenoiser()).to(device)
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     for k, name in enumerate(NETWORKS):
         network, loss = getattr(model, name), LOSSES[name]
         average, _ = fit(
@@ -191,6 +196,23 @@ def dense_batch(searched: ImageCrops, n: int, generator: Generator, drawn: float
     return DenseBatch(images * 2 - 1, clean * 2 - 1, (torch.arange(n) >= other).float())
 
 
+class LightBatch(NamedTuple):
+    """Images in [-1, 1], the noise that is added to them, of a standard deviation of 1, and by how much of it: (n,)."""
+
+    x: Tensor
+    noise: Tensor
+    sigma: Tensor
+
+
+def light_batch(searched: ImageCrops, n: int, generator: Generator, drawn: float = 0.0) -> LightBatch:
+    """``n`` images; one in twelve is grey, with the same noise in each channel, as grey images get it."""
+    clean, _ = draw(searched, n, generator, drawn)
+    noise, grey = torch.randn(clean.shape, generator=generator), torch.arange(n) < n // 12
+    clean[grey], noise[grey] = clean[grey].mean(dim=1, keepdim=True), noise[grey, :1]
+    sigma = uniform((n,), *map(math.log, SIGMAS), clean, generator).exp()
+    return LightBatch(clean * 2 - 1, noise, sigma)
+
+
 # Losses --------------------------------------------------------------------------------------------------------------
 
 
@@ -219,7 +241,13 @@ def dense_loss(network: nn.Module, batch: DenseBatch) -> Tensor:
     return found + 10 * (left / (was + TOLERANCE**2).sqrt()).mean()
 
 
-LOSSES = {"local": local_loss, "dense": dense_loss}
+def light_loss(network: nn.Module, batch: LightBatch) -> Tensor:
+    """The mean squared error of the noise (DDPM, equation 14), alike for little noise and for more."""
+    noised = batch.x + batch.sigma[:, None, None, None] * batch.noise
+    return (network(noised, batch.sigma).float() - batch.noise).square().mean()
+
+
+LOSSES = {"local": local_loss, "dense": dense_loss, "light": light_loss}
 
 
 # Thresholds ----------------------------------------------------------------------------------------------------------

@@ -17,7 +17,10 @@ from sampdetox_transforms.lab.speed.clocks import Stopwatch, TimedNoise, clock, 
 from sampdetox_transforms.lab.speed.table import PARTS, BatchSpeed, DefendedSpeed
 from sampdetox_transforms.method.algorithm1 import Algorithm1
 from sampdetox_transforms.method.noise import fresh_noise
+from sampdetox_transforms.method.restore import Restore
 from sampdetox_transforms.method.sampdetox import on_schedule
+from sampdetox_transforms.method.samplers import Denoiser
+from sampdetox_transforms.method.schedule import Schedule
 from sampdetox_transforms.transforms.transform import SampDetox
 
 MATMUL_SIZE = {"cpu": 1024, "cuda": 8192}
@@ -64,9 +67,10 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, size: int, repeats: in
 
 
 def network_of(detox: SampDetox, images: Float[Tensor, "b c h w"]) -> Callable[[Tensor, Tensor], Tensor]:
-    """The denoiser that images of this size are given to: large ones have one of their own."""
-    own = None if detox.restorer is None else detox.restorer.of(images).denoiser(detox.schedule)
-    return detox.denoiser if own is None else own
+    """The denoiser that images of this size are given to for the light stage: it may be one of their own."""
+    if detox.restorer is None or not isinstance(detox.settings, Restore):
+        return detox.denoiser
+    return detox.restorer.of(images).denoiser(detox.schedule, detox.settings.level_of(images)) or detox.denoiser
 
 
 @torch.no_grad()
@@ -156,10 +160,13 @@ def timed_search(detox: SampDetox, watch: Stopwatch, images: Tensor) -> dict[str
     if detox.restorer is None:
         return {}
     networks = copy.copy(detox.restorer.of(images))
-    own = networks.denoiser(detox.schedule)
-    if own is not None:  # large images have a denoiser of their own
-        timed = watch.timed("network", own)
-        object.__setattr__(networks, "denoiser", lambda schedule: timed)
+    denoiser_for = networks.denoiser
+
+    def timed(schedule: Schedule, level: float) -> Denoiser | None:
+        own = denoiser_for(schedule, level)
+        return own and watch.timed("network", own)
+
+    object.__setattr__(networks, "denoiser", timed)
     for name in ("look", "estimate", "fill"):
         object.__setattr__(networks, name, watch.timed("network", getattr(networks, name)))
     return {"networks": networks, "calibrations": detox.calibration}

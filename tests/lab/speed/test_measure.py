@@ -62,7 +62,7 @@ def test_flop_are_counted():
     assert measure.count_flop(detox, pixels(1)[:, :1]) == expected
     large = torch.rand(1, 3, 64, 64)  # given to the denoiser of large images
     assert detox.restorer is not None
-    own = detox.restorer.large.denoiser(detox.schedule)
+    own = detox.restorer.large.denoiser(detox.schedule, 2)
     with FlopCounterMode(display=False) as counter:
         own(large, torch.zeros(1))
     assert measure.count_flop(detox, large) == counter.get_total_flops() > 64 * expected
