@@ -31,7 +31,7 @@ RESTORER_FOLDER = Path(__file__).parent / "weights" / "restorer"
 RESTORER, CALIBRATION = "restorer.safetensors", "calibration.json"
 
 RESTORER_SHA256 = {
-    RESTORER: "1852a485f0b2c1c60c3815c143d3338cf27836c247a187b53afab91417db7e08",
+    RESTORER: "f31ab2cd59cd979e43dbed733da35333c9651867de5a4fb87f761fe4efe629e6",
     CALIBRATION: "40602702ea44fa1e91cb6b599b83c08a996eda535db757eeef8d898534660510",
 }
 

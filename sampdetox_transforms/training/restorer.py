@@ -2,7 +2,7 @@
 
 A step of "local" searches 72 images (24 clean, 20 with a local trigger, 28 with a dense one) and fills an erased region
 of 12 others; one of "dense" searches 72 (12 clean, 12 with a local trigger, 48 with a dense one); one of "light" takes
-noise away from 72, of which six are grey.
+noise away from 72, of which six are grey and 30 carry a faint dense trigger.
 """
 
 import json
@@ -27,7 +27,7 @@ from sampdetox_transforms.training.config import RestorerTrainingConfig
 from sampdetox_transforms.training.data import ImageCrops, held_out, list_images
 from sampdetox_transforms.training.drawings import draw_pictures
 from sampdetox_transforms.training.loop import Batches, Progress, fit, silent, to_device
-from sampdetox_transforms.training.triggers.dense import dense_triggers
+from sampdetox_transforms.training.triggers.dense import dense_triggers, fine_triggers
 from sampdetox_transforms.training.triggers.draw import uniform
 from sampdetox_transforms.training.triggers.local import erasures, local_triggers
 
@@ -197,20 +197,33 @@ def dense_batch(searched: ImageCrops, n: int, generator: Generator, drawn: float
 
 
 class LightBatch(NamedTuple):
-    """Images in [-1, 1], the noise that is added to them, of a standard deviation of 1, and by how much of it: (n,)."""
+    """Images in [-1, 1], with the noise that is added to them.
+
+    Attributes:
+        x: (n, c, h, w), the images, some with a trigger.
+        target: the images without.
+        noise: of a standard deviation of 1.
+        sigma: (n,), how much of it is added.
+    """
 
     x: Tensor
+    target: Tensor
     noise: Tensor
     sigma: Tensor
 
 
 def light_batch(searched: ImageCrops, n: int, generator: Generator, drawn: float = 0.0) -> LightBatch:
-    """``n`` images; one in twelve is grey, with the same noise in each channel, as grey images get it."""
+    """``n`` images; one in twelve is grey, with the same noise in each channel, as grey images get it.
+
+    Five in twelve carry a trigger that is faint and fine, as noise is, and is to go with it.
+    """
     clean, _ = draw(searched, n, generator, drawn)
     noise, grey = torch.randn(clean.shape, generator=generator), torch.arange(n) < n // 12
     clean[grey], noise[grey] = clean[grey].mean(dim=1, keepdim=True), noise[grey, :1]
     sigma = uniform((n,), *map(math.log, SIGMAS), clean, generator).exp()
-    return LightBatch(clean * 2 - 1, noise, sigma)
+    images, triggered = clean.clone(), torch.arange(n) >= n - n * 5 // 12
+    images[triggered] = fine_triggers(clean[triggered], generator)
+    return LightBatch(images * 2 - 1, clean * 2 - 1, noise, sigma)
 
 
 # Losses --------------------------------------------------------------------------------------------------------------
@@ -242,9 +255,12 @@ def dense_loss(network: nn.Module, batch: DenseBatch) -> Tensor:
 
 
 def light_loss(network: nn.Module, batch: LightBatch) -> Tensor:
-    """The mean squared error of the noise (DDPM, equation 14), alike for little noise and for more."""
-    noised = batch.x + batch.sigma[:, None, None, None] * batch.noise
-    return (network(noised, batch.sigma).float() - batch.noise).square().mean()
+    """The mean squared error of the noise (DDPM, equation 14) together with the trigger, beside the size of both."""
+    sigma = batch.sigma[:, None, None, None]
+    trigger = batch.x - batch.target
+    found = network(batch.x + sigma * batch.noise, batch.sigma).float()
+    size = 1 + (trigger / sigma).square().mean(dim=(1, 2, 3), keepdim=True)
+    return ((found - batch.noise - trigger / sigma).square() / size).mean()
 
 
 LOSSES = {"local": local_loss, "dense": dense_loss, "light": light_loss}

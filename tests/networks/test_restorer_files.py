@@ -59,7 +59,7 @@ def test_it_is_small_cheap_and_the_pinned_file(bundled):
     assert sorted(pinned) == sorted(path.name for path in RESTORER_FOLDER.iterdir())
     for name, sha256 in pinned.items():
         verify_sha256(RESTORER_FOLDER / name, sha256)
-    assert (RESTORER_FOLDER / RESTORER).stat().st_size <= 9e6
+    assert (RESTORER_FOLDER / RESTORER).stat().st_size <= 14e6
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         restorer(torch.zeros(1, 3, 32, 32))
     assert 0.3e9 < counter.get_total_flops() < 0.8e9

@@ -141,19 +141,24 @@ def test_a_batch_for_dense_triggers(crops):
 
 def test_a_batch_for_the_light_denoiser(crops):
     batch = light_batch(crops, 240, seeded())
-    assert batch.x.shape == batch.noise.shape == (240, 3, 32, 32) and float(batch.x.abs().max()) <= 1
+    assert batch.x.shape == batch.target.shape == batch.noise.shape == (240, 3, 32, 32)
+    assert float(batch.x.abs().max()) <= 1
+    changed = (batch.x - batch.target).square().mean(dim=(1, 2, 3)).sqrt() * 127.5  # grey levels
+    assert not changed[:140].any() and (changed[140:] > 0.5).float().mean() > 0.9 and 2 < changed[140:].median() < 20
     assert abs(float(batch.noise.std()) - 1) < 0.01
     assert 0.02 <= float(batch.sigma.min()) < 0.03 and 0.2 < float(batch.sigma.max()) <= 0.25
-    for part in (batch.x, batch.noise):
+    for part in (batch.target, batch.noise):
         grey = (part == part[:, :1]).flatten(1).all(dim=1)
         assert grey[:20].all() and not grey[20:].any()
 
 
 def test_the_loss_of_the_light_denoiser_is_0_for_the_noise_and_1_for_none(crops):
     batch = light_batch(crops, 24, seeded())
-    told = lambda x, sigma: (x - batch.x) / sigma[:, None, None, None]  # noqa: E731
+    told = lambda x, sigma: (x - batch.target) / sigma[:, None, None, None]  # noqa: E731
     assert float(LOSSES["light"](told, batch)) < 1e-8
     assert abs(float(LOSSES["light"](lambda x, sigma: torch.zeros_like(x), batch)) - 1) < 0.05
+    only_noise = lambda x, sigma: batch.noise  # noqa: E731
+    assert 0.05 < float(LOSSES["light"](only_noise, batch)) < 5 / 12
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3])

@@ -16,6 +16,11 @@ def dense_triggers(images: Images, generator: Generator) -> Images:
     return mixture(DENSE, images, generator).clamp(0, 1)
 
 
+def fine_triggers(images: Images, generator: Generator) -> Images:
+    """A trigger all over each image that is faint and fine, as noise is."""
+    return mixture(FINE, images, generator).clamp(0, 1)
+
+
 def waves(images: Images, every: Every, generator: Generator) -> Images:
     """A periodic signal, sine or square, along any direction, 8 to 45 grey levels high."""
     rows, columns, scale = pixel_grid(images)
@@ -134,3 +139,5 @@ DENSE = (
     (grey_details, 0.13),
     (warps, 0.03),
 )
+
+FINE = ((noise_patterns, 0.15), (encodings, 0.25), (grey_details, 0.5), (fewer_colours, 0.1))
