@@ -58,7 +58,7 @@ class WhiteIsForeign(nn.Module):
         self.fills, self.asked = self.fills + 1, self.asked + len(x)
         return torch.where(mask, self.estimate(x), x)
 
-    def denoiser(self, schedule):
+    def denoiser(self, schedule, level):
         return None
 
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sampdetox_transforms.method.shared.estimate import Shared, estimate
+from sampdetox_transforms.method.shared.estimate import Shared, blend, estimate
 from sampdetox_transforms.method.shared.find import (
     FLOORS,
     LEAST,
@@ -43,6 +43,9 @@ from sampdetox_transforms.method.shared.others import Others, Whitened, describe
 from sampdetox_transforms.method.shared.spectrum import transformed
 
 LOOKS = len(FLOORS) + 1  # at the residuals and images in each view, and for a patch that moves
+
+# Pixels of the shorter side up to which purifiers answer what lies over the whole image: their residuals hold it
+ANSWERED = 48
 
 MOST = 5  # triggers that are looked for, one after the other
 
@@ -99,7 +102,8 @@ def recover_shared(
             break
         alike = same[left][:, left]
         group = _clearest(views(residuals[left]), alike, false_alarm_rate, generator)
-        if group is None:  # the purifier took nothing that images share
+        in_images = group is None and min(images.shape[-2:]) > ANSWERED
+        if in_images:  # the purifier took nothing that images share
             view = image_view(at_most(images[left], SEARCHED))
             group = _clearest(view, alike, false_alarm_rate, generator)
         if group is None:
@@ -111,7 +115,7 @@ def recover_shared(
             continue
         members = left.clone()
         members[left] = group.members
-        recovered = _refined(images, purified, left, members, same, group.p_value)
+        recovered = _refined(images, purified, left, members, same, group.p_value, in_images)
         left &= ~(recovered.members | members)
         carriers = images[recovered.members]
         if int(matching(carriers, recovered.shared, recovered.known, false_alarm_rate=false_alarm_rate).sum()) >= LEAST:
@@ -164,12 +168,18 @@ def _moving(
 
 
 def _refined(
-    images: Tensor, purified: Tensor, left: Tensor, members: Tensor, same: Tensor, p_value: float
+    images: Tensor,
+    purified: Tensor,
+    left: Tensor,
+    members: Tensor,
+    same: Tensor,
+    p_value: float,
+    in_images: bool = False,
 ) -> Recovered:
     """The pattern, estimated anew from all images that match it."""
     # what shows the same as a member is neither: that member's own noise is in the pattern
     alike = same[:, members].any(dim=1)
-    shared, known = _estimated(images, purified, members, left & ~members & ~alike)
+    shared, known = _estimated(images, purified, members, left & ~members & ~alike, in_images)
     for _ in range(AGAIN):
         match = matching(images, shared, known, false_alarm_rate=SURE) & left
         more = _without_strays(images, shared, known, members | (match & ~alike))
@@ -177,7 +187,7 @@ def _refined(
         if torch.equal(more, members) or int(others.sum()) < LEAST:
             break
         members, alike = more, same[:, more].any(dim=1)
-        shared, known = _estimated(images, purified, members, others & ~alike)
+        shared, known = _estimated(images, purified, members, others & ~alike, in_images)
     return Recovered(shared, known, p_value, members)
 
 
@@ -191,7 +201,9 @@ def _without_strays(images: Tensor, shared: Shared, known: Filter, members: Tens
     return stay if int(stay.sum()) >= LEAST else members
 
 
-def _estimated(images: Tensor, purified: Tensor, members: Tensor, others: Tensor) -> tuple[Shared, Filter]:
+def _estimated(
+    images: Tensor, purified: Tensor, members: Tensor, others: Tensor, in_images: bool
+) -> tuple[Shared, Filter]:
     """What the members share, and what a match with it is measured against.
 
     How much of it an image that carries it has is asked of half of the members with the pattern of the other half:
@@ -211,13 +223,13 @@ def _estimated(images: Tensor, purified: Tensor, members: Tensor, others: Tensor
     values = [Whitened(whitened.values[one::2]) for one in (0, 1)]
     ways = {
         mixed: [estimate(own[other::2], own_purified[other::2], rest, mixed=mixed) for other in (1, 0)]
-        for mixed in (False, True)
+        for mixed in ((False, True) if in_images or blend(own, rest.images) else (False,))
     }
     errors = {
         mixed: sum(unexplained(own[one::2], half, rest) for one, half in enumerate(halves))
         for mixed, halves in ways.items()
     }
-    mixed = errors[True] < errors[False]
+    mixed = min(errors, key=lambda way: errors[way])
     shared = estimate(own, own_purified, rest, mixed=True) if mixed else first
     best: tuple[float, Filter] | None = None
     for by_own in (True, False):

@@ -220,7 +220,8 @@ def light_batch(searched: ImageCrops, n: int, generator: Generator, drawn: float
     clean, _ = draw(searched, n, generator, drawn)
     noise, grey = torch.randn(clean.shape, generator=generator), torch.arange(n) < n // 12
     clean[grey], noise[grey] = clean[grey].mean(dim=1, keepdim=True), noise[grey, :1]
-    sigma = uniform((n,), *map(math.log, SIGMAS), clean, generator).exp()
+    low, high = (math.log(sigma) for sigma in SIGMAS)
+    sigma = uniform((n,), low, high, clean, generator).exp()
     images, triggered = clean.clone(), torch.arange(n) >= n - n * 5 // 12
     images[triggered] = fine_triggers(clean[triggered], generator)
     return LightBatch(images * 2 - 1, clean * 2 - 1, noise, sigma)

@@ -254,7 +254,7 @@ def test_networks_may_bring_their_denoiser_and_give_their_estimate_only_when_it_
         def look(self, x):
             return super().look(x)._replace(image=None)
 
-        def denoiser(self, schedule):
+        def denoiser(self, schedule, level):
             assert schedule is LINEAR
             return lambda x, t: torch.full_like(x, 0.01)
 
@@ -269,6 +269,29 @@ def test_networks_may_bring_their_denoiser_and_give_their_estimate_only_when_it_
     assert result.image[0].abs().max() > 0
     with pytest.raises(ValueError, match="got none for 'large' images"):
         run(x0, Large(), calibrations=Calibrations(CALIBRATION))
+
+
+def test_each_group_of_images_has_the_denoiser_of_its_own_level():
+    asked = []
+
+    class Light(WhiteIsForeign):
+        def denoiser(self, schedule, level):
+            asked.append(level)
+            return None if level > 60 else lambda x, t: torch.full_like(x, 0.01)
+
+    given = []
+    x0 = torch.cat([flat(0, 0, 0), flat(-0.5, 0, 0.5)])
+    result = run(
+        x0,
+        Light(),
+        denoiser=lambda x, t: given.append(len(x)) or torch.zeros_like(x),
+        t1=10,
+        t2=120,
+        t2_light=None,
+        stride=60,
+    )
+    assert result.found.dense.tolist() == [False, True]
+    assert sorted(set(asked)) == [10, 120] and given == [1, 1]  # two steps of the image with a dense trigger
 
 
 # Hostile images
