@@ -93,7 +93,7 @@ class TestSpectrum:
         torch.testing.assert_close(smoothed(x, side), expected, atol=1e-6, rtol=1e-5)
 
 
-def picture(side: int = 48) -> Tensor:
+def picture(side: int = 56) -> Tensor:
     """Boxes of many colours: sharp edges, as drawings and photographs have."""
     generator = torch.Generator().manual_seed(4)
     boxes = torch.rand(3, 8, 8, generator=generator).round()
@@ -113,7 +113,7 @@ def dead_leaves(n: int, side: int, seed: int) -> Tensor:
     return (images + 0.01 * torch.randn(images.shape, generator=generator)).clamp(0, 1)
 
 
-def mixed(alpha: float, n: int = 80, carriers: int = 16, side: int = 48):
+def mixed(alpha: float, n: int = 80, carriers: int = 16, side: int = 56):
     """Clean images, the same with a picture mixed into some, and which."""
     clean = dead_leaves(n, side, seed=0)
     images = clean.clone()
@@ -159,7 +159,7 @@ class TestMixed:
 
     def test_what_all_images_have_is_no_part_of_the_picture(self):
         _clean, images, carriers = mixed(0.15)
-        frame = torch.zeros(48, 48)
+        frame = torch.zeros(56, 56)
         frame[:5], frame[:, :5] = 0.2, 0.2
         alone, framed = (
             picture_in(x[carriers], describe(x[~carriers], x[~carriers]), 0.15)
@@ -348,7 +348,7 @@ class TestFind:
         assert recover_shared(clean, clean, most=1) == []
         (found,) = recover_shared(images, images, most=1)
         assert found.members[carriers].all() and not found.members[~carriers].any()
-        fresh = dead_leaves(100, 48, seed=9)
+        fresh = dead_leaves(100, 56, seed=9)
         assert matching(0.85 * fresh + 0.15 * picture(), found.shared, found.known, false_alarm_rate=0.01).all()
         assert matching(fresh, found.shared, found.known, false_alarm_rate=0.01).float().mean() < 0.03
 
