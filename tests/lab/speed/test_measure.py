@@ -57,11 +57,16 @@ def test_a_batch_is_measured_in_seconds_calls_and_flop(clock):
 def test_flop_are_counted():
     conv = nn.Conv2d(3, 3, 3, padding=1)
     expected = 2 * 3 * 3 * 9 * 8 * 8  # a multiplication and an addition for each weight and place
-    detox = SampDetox(Denoiser(lambda x, t: conv(x), Schedule.named("linear")))
-    assert measure.count_flop(detox, pixels(1)) == expected
-    assert measure.count_flop(detox, pixels(1)[:, :1]) == expected
-    large = torch.rand(1, 3, 64, 64)  # given to the denoiser of large images
-    assert detox.restorer is not None
+    denoiser = Denoiser(lambda x, t: conv(x), Schedule.named("linear"))
+    given = SampDetox(denoiser, preset="ddim")
+    assert measure.count_flop(given, pixels(1)) == measure.count_flop(given, pixels(1)[:, :1]) == expected
+    detox = SampDetox(denoiser)  # small images are given to the light denoiser, large ones to another
+    assert detox.restorer is not None and detox.restorer.small.light is not None
+    with FlopCounterMode(display=False) as counter:
+        detox.restorer.small.light(pixels(1), torch.ones(1))
+    assert measure.count_flop(detox, pixels(1)) == counter.get_total_flops() > expected
+    assert measure.count_flop(SampDetox(denoiser, t1=90), pixels(1)) == expected  # more noise than the light one knows
+    large = torch.rand(1, 3, 64, 64)
     own = detox.restorer.large.denoiser(detox.schedule, 2)
     with FlopCounterMode(display=False) as counter:
         own(large, torch.zeros(1))
