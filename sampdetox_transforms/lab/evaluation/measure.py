@@ -17,6 +17,7 @@ from sampdetox_transforms.lab.metrics import backdoor_shares, predicted, wilson
 from sampdetox_transforms.lab.victims.classifiers import predict
 from sampdetox_transforms.lab.victims.victim import Victim, materialise
 from sampdetox_transforms.networks.denoiser import Denoiser
+from sampdetox_transforms.networks.light_denoiser import LightDenoiser
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,8 @@ def counted_denoiser(defense: Any) -> Iterator[list[int]]:
     def count(module: nn.Module, inputs: tuple) -> None:
         calls[0] += len(inputs[0])
 
-    found = [m for m in defense.modules() if isinstance(m, Denoiser | CarnM)] if isinstance(defense, nn.Module) else []
+    counted = (Denoiser, LightDenoiser, CarnM)
+    found = [m for m in defense.modules() if isinstance(m, counted)] if isinstance(defense, nn.Module) else []
     hooks = [module.register_forward_pre_hook(count) for module in found]
     try:
         yield calls

@@ -92,7 +92,8 @@ def test_noise_instead_of_fill(plan, images, calibration):
     detox = build("restore, noise instead of fill", plan)
     plain = build("restore", plan)
     calls = []
-    for network in (detox.denoiser.network, detox.restorer.small.local, detox.restorer.small.dense):
+    small = detox.restorer.small
+    for network in (detox.denoiser.network, small.local, small.dense, small.light):
         network.register_forward_hook(lambda *_: calls.append(1))
     for image in images:
         calls.clear()
