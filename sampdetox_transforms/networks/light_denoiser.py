@@ -1,4 +1,4 @@
-"""The denoiser of the light stage for small images: it knows little noise only, for a sixth of the U-Net's time."""
+"""The denoiser of the light stage for small images: it knows little noise only, for a fifth of the U-Net's time."""
 
 from functools import partial
 
