@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sampdetox_transforms.method.restore import is_small
 from sampdetox_transforms.method.shared.estimate import Shared, blend, estimate
 from sampdetox_transforms.method.shared.find import (
     FLOORS,
@@ -43,9 +44,6 @@ from sampdetox_transforms.method.shared.others import Others, Whitened, describe
 from sampdetox_transforms.method.shared.spectrum import transformed
 
 LOOKS = len(FLOORS) + 1  # at the residuals and images in each view, and for a patch that moves
-
-# Pixels of the shorter side up to which purifiers answer what lies over the whole image: their residuals hold it
-ANSWERED = 48
 
 MOST = 5  # triggers that are looked for, one after the other
 
@@ -102,8 +100,8 @@ def recover_shared(
             break
         alike = same[left][:, left]
         group = _clearest(views(residuals[left]), alike, false_alarm_rate, generator)
-        in_images = group is None and min(images.shape[-2:]) > ANSWERED
-        if in_images:  # the purifier took nothing that images share
+        in_images = group is None and not is_small(images)  # what lies over all of a small one is in its residual
+        if in_images:
             view = image_view(at_most(images[left], SEARCHED))
             group = _clearest(view, alike, false_alarm_rate, generator)
         if group is None:

@@ -62,7 +62,7 @@ class SampDetox(NotScripted, v2.Transform):
     Args:
         weights: a ``DetoxWeights`` member or its name ("bundled" needs no network), ``"user/repo[@revision]"`` on the
             Hub, a folder in diffusers' format, a (network, schedule) pair, or a ``Denoiser``. A folder that
-            ``sampdetox train`` made also brings its search networks and thresholds.
+            ``sampdetox train`` made also brings its other networks and thresholds.
         preset: "restore" (triggers are looked for and filled), "ddim" (Algorithm 1 in 7 network calls), "paper",
             "paper-linear", "authors-code", or settings: ``Restore``, ``Algorithm1`` or ``AuthorsCode``. The settings
             below change it where given.
@@ -71,7 +71,7 @@ class SampDetox(NotScripted, v2.Transform):
         sampler: "ddim" or "ddpm".
         stride: levels between two network calls; 20 is the paper's speed-up pace. DDPM walks every level: give 1.
         schedule: what the levels mean: "linear", "scaled_linear" or "cosine" (presets: mostly the network's own).
-        restorer: search networks for preset "restore": a folder, or ``Restorers``; None for the package's own.
+        restorer: the other networks of preset "restore": a folder, or ``Restorers``; None for the package's own.
         calibration: their thresholds: a file that ``sampdetox calibrate`` wrote, a ``Calibrations``, or a
             ``Calibration`` for small images; None for those that come with the networks.
         trigger: a ``SharedTrigger``, its file, or several of them: where one is recognised it is taken out first. All

@@ -352,6 +352,10 @@ class TestFind:
         assert matching(0.85 * fresh + 0.15 * picture(), found.shared, found.known, false_alarm_rate=0.01).all()
         assert matching(fresh, found.shared, found.known, false_alarm_rate=0.01).float().mean() < 0.03
 
+    def test_small_images_themselves_are_not_compared(self):
+        _clean, images, _carriers = mixed(0.15, side=48)  # the default's residuals hold what lies over all of these
+        assert recover_shared(images, images, most=1) == []
+
     def test_what_images_of_a_kind_have_in_common_is_not_compared(self):
         smooth = torch.linspace(0, 0.3, 48)[:, None].expand(3, 48, 48)
         images = natural(30, side=48)

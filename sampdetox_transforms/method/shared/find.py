@@ -44,7 +44,7 @@ RUNS = 2**14  # of coefficients that are drawn together, at least
 # Images that say what is usual, at least, and the values that more of them hold together
 USUAL_IMAGES, USUAL_VALUES = 64, 2**22  # 1,365 images of 32 pixels, 85 of 128
 
-# Periods a half of an image from which on it is compared itself, and the most of a coefficient, in usual ones
+# Half periods, along both sides together, from which on images are compared, and the most that a coefficient counts
 LOW, MOST_OF_IMAGE = 8, 4.0
 
 HIGH = 30.0  # more agreement of one image is no more evidence

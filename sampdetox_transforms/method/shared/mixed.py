@@ -9,8 +9,9 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
-from sampdetox_transforms.method.shared.others import Others
+from sampdetox_transforms.method.shared.others import Others, median_gradients
 from sampdetox_transforms.method.shared.spectrum import restored, smoothed, transformed
 
 USUAL_SHARE = 0.15  # of a picture, where the images do not say how much of it is mixed in
@@ -27,10 +28,9 @@ def picture_in(images: Float[Tensor, "m c h w"], others: Others, alpha: float) -
         others: images without it.
         alpha: share of the picture, 0 where it is not known.
     """
-    usual = median_gradients(others.images)
 
     def beside(some: Tensor) -> Tensor:
-        (x, y), (usual_x, usual_y) = median_gradients(some), usual
+        (x, y), (usual_x, usual_y) = median_gradients(some), others.gradients
         return integrated(x - usual_x, y - usual_y)
 
     found, apart = beside(images), beside(images[::2]) - beside(images[1::2])
@@ -42,23 +42,12 @@ def picture_in(images: Float[Tensor, "m c h w"], others: Others, alpha: float) -
     return restored((found * expected / (expected + noise).clamp(min=1e-12))[None])[0]
 
 
-def median_gradients(x: Float[Tensor, "m c h w"]) -> tuple[Float[Tensor, "c h v"], Float[Tensor, "c g w"]]:
-    """Of neighbours in a row, v = w - 1, and in a column, g = h - 1."""
-    return middle(x[..., 1:] - x[..., :-1]), middle(x[..., 1:, :] - x[..., :-1, :])
-
-
-def middle(x: Float[Tensor, "m ..."]) -> Float[Tensor, "..."]:
-    """The median over the first dimension, and not the lower one of two."""
-    return (x.median(dim=0).values - (-x).median(dim=0).values) / 2
-
-
 def integrated(x: Float[Tensor, "c h v"], y: Float[Tensor, "c g w"]) -> Float[Tensor, "c h w"]:
     """The cosine coefficients, of opponent planes, of the image whose gradients are nearest to these; its mean is 0.
 
     Poisson's equation with nothing beyond the border, which the cosine transform solves by a division.
     """
-    nothing = torch.nn.functional.pad
-    divergence = nothing(x, (1, 0)) - nothing(x, (0, 1)) + nothing(y, (0, 0, 1, 0)) - nothing(y, (0, 0, 0, 1))
+    divergence = pad(x, (1, 0)) - pad(x, (0, 1)) + pad(y, (0, 0, 1, 0)) - pad(y, (0, 0, 0, 1))
     rows, columns = (2 - 2 * (math.pi * torch.arange(n, device=x.device) / n).cos() for n in divergence.shape[-2:])
     eigenvalues = (rows[:, None] + columns).to(x)
     eigenvalues[0, 0] = math.inf

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
@@ -11,6 +10,20 @@ from torch import Tensor
 from sampdetox_transforms.method.shared.spectrum import own, smoothed, transformed, usual
 
 MEDIAN = math.pi / 2  # the variance of a median, of normal numbers, to that of their mean
+
+
+Gradients = tuple[Float[Tensor, "c h v"], Float[Tensor, "c g w"]]  # in rows, v = w - 1, and in columns, g = h - 1
+
+
+def median_gradients(x: Float[Tensor, "m c h w"]) -> Gradients:
+    """Of neighbours in a row, and in a column."""
+    return middle(x[..., 1:] - x[..., :-1]), middle(x[..., 1:, :] - x[..., :-1, :])
+
+
+def middle(x: Float[Tensor, "m ..."]) -> Float[Tensor, "..."]:
+    """The median over the first dimension, and not the lower one of two; ``torch.quantile`` takes no more than 2^24
+    values."""
+    return (x.median(dim=0).values - (-x).median(dim=0).values) / 2
 
 
 @dataclass(frozen=True)
@@ -25,7 +38,8 @@ class Whitened:
         return own(self.values)
 
 
-class Others(NamedTuple):
+@dataclass(frozen=True)
+class Others:
     """What images without the trigger are like.
 
     Attributes:
@@ -45,6 +59,11 @@ class Others(NamedTuple):
     variance: Float[Tensor, "c h w"]
     residual: Float[Tensor, "c h w"]
     residual_variance: Float[Tensor, "c h w"]
+
+    @cached_property
+    def gradients(self) -> Gradients:
+        """The median gradients of the images; worked out where they are asked for."""
+        return median_gradients(self.images)
 
 
 def describe(images: Float[Tensor, "n c h w"], purified: Float[Tensor, "n c h w"]) -> Others:
