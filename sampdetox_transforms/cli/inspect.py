@@ -111,7 +111,7 @@ def measure(detox: "SampDetox", pixels: "Tensor", explained: "Explanation") -> d
     """
     levels, unit = explained.timestep_map, 1 if pixels.is_floating_point() else 255
     change = (explained.image.double() - pixels.double()).abs().mean().item() * 255 / unit
-    searched = {}
+    searched, taken = {}, explained.lightened
     if explained.found is not None and detox.calibration is not None:
         rate = float(explained.found.p_value)
         searched = {
@@ -119,6 +119,7 @@ def measure(detox: "SampDetox", pixels: "Tensor", explained: "Explanation") -> d
             "treated": rate < detox.calibration.false_alarm_rate or has_wave(explained) or has_matched(explained),
             "filled": explained.found.mask.double().mean().item(),
             "retouched": retouched_in_words(explained),
+            "lightened": 0.0 if taken is None else taken.double().abs().mean().item() * 255,
         }
     if explained.matched is not None:
         searched["shared_trigger_taken_out"] = bool(explained.matched)
@@ -145,11 +146,12 @@ def in_words(found: dict[str, Any], t2: float) -> dict[str, str]:
 
     searched = {}
     if "treated" in found:
-        treated = "treated" if found["treated"] else "not treated, the light stage alone"
+        treated = "treated" if found["treated"] else "not flagged"
         rate = found["clean_pictures_as_suspicious"]
         searched["suspicion"] = f"{rate:.2%} of clean pictures look at least as suspicious: {treated}"
         searched["filled"] = share("filled")
         searched["retouched"] = found["retouched"] or "nothing"
+        searched["taken before the light stage"] = f"{found['lightened']:.1f} grey levels of 255, as a mean"
     if "shared_trigger_taken_out" in found:
         searched["shared trigger"] = "recognised, and taken out first" if found["shared_trigger_taken_out"] else "no"
     return {

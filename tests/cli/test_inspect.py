@@ -8,6 +8,7 @@ from cli_pictures import colours, files, pixels, save
 from PIL import Image
 
 from sampdetox_transforms import SampDetox
+from sampdetox_transforms.cli.purify.files import read_picture
 from sampdetox_transforms.lab.demo.classifier import TRIGGERS
 from sampdetox_transforms.lab.demo.signs import draw_signs
 
@@ -98,6 +99,8 @@ def test_inspect_prints_one_json_object(run, tmp_path, marked):
     assert (status, err) == (0, "")
     assert found["treated"] is True and 0 < found["filled"] < 0.5 and found["network_calls"] > 3
     assert (found["picture"], found["panel"]) == (str(marked), str(tmp_path / "panel.png"))
+    taken = SampDetox("bundled", seed=0).explain(read_picture(marked).pixels).lightened
+    assert found["lightened"] == pytest.approx(taken.abs().mean().item() * 255, rel=1e-3) and found["lightened"] > 0
     plain = ("--weights", "bundled", "--preset", "ddim", "--device", "cpu", "-o", tmp_path / "panel.png", "--json")
     without = json.loads(run("inspect", marked, *plain)[1])
     assert "treated" not in without and "map ssim" in without["settings"] and without["level_above_0"] > 0
