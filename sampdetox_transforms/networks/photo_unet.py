@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sampdetox_transforms.networks.group_norm import GroupNorm
 from sampdetox_transforms.networks.padding import pad_to_multiple
 from sampdetox_transforms.networks.pickling import WeightsAsBytes
 
@@ -132,7 +133,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int, groups: int = 8):
         super().__init__()
-        self.norm = nn.GroupNorm(groups, width)
+        self.norm = GroupNorm(groups, width)
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
 

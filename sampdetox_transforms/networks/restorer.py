@@ -11,6 +11,7 @@ from torch.nn import functional
 from sampdetox_transforms.method.samplers import Denoiser
 from sampdetox_transforms.method.schedule import Schedule
 from sampdetox_transforms.method.search import Answer
+from sampdetox_transforms.networks.group_norm import GroupNorm
 from sampdetox_transforms.networks.light_denoiser import LightDenoiser
 from sampdetox_transforms.networks.pickling import WeightsAsBytes
 
@@ -130,7 +131,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int, groups: int):
         super().__init__()
-        self.norm = nn.GroupNorm(groups, width)
+        self.norm = GroupNorm(groups, width)
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
 

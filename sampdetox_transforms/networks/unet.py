@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Real
 from torch import Tensor, nn
 
+from sampdetox_transforms.networks.group_norm import GroupNorm
 from sampdetox_transforms.networks.unet_config import DOWN_BLOCKS, UP_BLOCKS, UNetConfig
 
 OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -48,10 +49,10 @@ class ResnetBlock(nn.Module):
         super().__init__()
         groups, eps = config.norm_num_groups, config.norm_eps
         self.scale_shift = config.resnet_time_scale_shift == "scale_shift"
-        self.norm1 = nn.GroupNorm(groups, in_channels, eps)
+        self.norm1 = GroupNorm(groups, in_channels, eps)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.time_emb_proj = nn.Linear(time_dim, out_channels * (2 if self.scale_shift else 1))
-        self.norm2 = nn.GroupNorm(groups, out_channels, eps)
+        self.norm2 = GroupNorm(groups, out_channels, eps)
         self.dropout = nn.Dropout(config.dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
@@ -75,7 +76,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = channels // (head_dim or channels)
         inner = self.heads * (head_dim or channels)
-        self.group_norm = nn.GroupNorm(groups, channels, eps) if groups else None
+        self.group_norm = GroupNorm(groups, channels, eps) if groups else None
         self.to_q = nn.Linear(channels, inner)
         self.to_k = nn.Linear(channels, inner)
         self.to_v = nn.Linear(channels, inner)
@@ -215,7 +216,7 @@ class UNet(nn.Module):
                 width = widths[last - i]
             self.up_blocks.append(UpBlock(inputs, width, time_dim, UP_BLOCKS[name], config, i < last))
 
-        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], config.norm_eps)
+        self.conv_norm_out = GroupNorm(config.norm_num_groups, widths[0], config.norm_eps)
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
 
     @classmethod

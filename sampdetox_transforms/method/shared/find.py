@@ -51,7 +51,7 @@ HIGH = 30.0  # more agreement of one image is no more evidence
 
 SPARSE = 16  # the usual size of an agreement is taken from so many rows: a median over all costs more than the search
 
-AT_ONCE = 2**20  # values of the matrices that are searched at once
+AT_ONCE = 2**18  # values of the matrices that are searched at once: they stay in the cache
 
 # Images whose agreement is searched, and compared with chance; of more, those that agree most, and others evenly, which
 # they stand out from. Clean GTSRB images, 1,000 at a time, have groups with a fifth of 10.8 and a fifteenth of 8.0
