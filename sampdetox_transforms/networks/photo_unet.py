@@ -141,5 +141,5 @@ class Block(nn.Module):
         h = self.norm(x)
         if scale is not None:
             gain, shift = scale[..., None, None].chunk(2, dim=1)
-            h = h * (1 + gain) + shift
+            h = torch.addcmul(shift, h, 1 + gain)
         return x + self.second(functional.silu(self.first(h)))
