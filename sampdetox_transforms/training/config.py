@@ -124,6 +124,7 @@ class RestorerTrainingConfig(RunConfig):
     Attributes:
         data: images without triggers. Small ones must not be JPEG files: a trigger pasted into one gives itself away.
         fill_data: further folders, from which only fills are learnt; these may hold JPEG files.
+        blend_data: further folders, whose images are mixed into others as pictures, beside drawings; the same.
         steps: of each of the three networks: two that search, and the light denoiser.
         batch_size: images in a step; some more are filled.
         zoom: the smallest share of an image's area that a crop takes; 1 takes whole images.
@@ -133,6 +134,7 @@ class RestorerTrainingConfig(RunConfig):
     """
 
     fill_data: tuple[str, ...] = ()
+    blend_data: tuple[str, ...] = ()
     batch_size: int = 72
     learning_rate: float = 1.5e-3
     warmup: int = 300

@@ -30,6 +30,7 @@ from sampdetox_transforms.training.loop import Batches, Progress, fit, silent, t
 from sampdetox_transforms.training.triggers.dense import dense_triggers, fine_triggers
 from sampdetox_transforms.training.triggers.draw import uniform
 from sampdetox_transforms.training.triggers.local import erasures, local_triggers
+from sampdetox_transforms.training.triggers.pictures import Pictures
 
 NETWORKS = ("local", "dense", "light")
 SETTINGS = "training.json"
@@ -63,9 +64,10 @@ def train_restorer(
     more = list_images(config.fill_data) if config.fill_data else []
     searched = ImageCrops(learnt, Specialists.side, 3, config.zoom)
     filled = ImageCrops([*learnt, *more], Specialists.side, 3, config.zoom)
+    pictures = Pictures(config.blend_data, Specialists.side) if config.blend_data else None
     make = {
         "local": partial(local_batch, searched, filled, config.batch_size, drawn=config.drawn),
-        "dense": partial(dense_batch, searched, config.batch_size, drawn=config.drawn),
+        "dense": partial(dense_batch, searched, config.batch_size, drawn=config.drawn, pictures=pictures),
         "light": partial(light_batch, searched, config.batch_size, drawn=config.drawn),
     }
     torch.manual_seed(config.seed)
@@ -186,12 +188,14 @@ class DenseBatch(NamedTuple):
     is_dense: Tensor
 
 
-def dense_batch(searched: ImageCrops, n: int, generator: Generator, drawn: float = 0.0) -> DenseBatch:
+def dense_batch(
+    searched: ImageCrops, n: int, generator: Generator, drawn: float = 0.0, pictures: Pictures | None = None
+) -> DenseBatch:
     """Two thirds of ``n`` images with a dense trigger; half of the others with a local one."""
     clean, noise = draw(searched, n, generator, drawn)
     images, other = clean.clone(), n - 2 * n // 3
     images[other // 2 : other] = local_triggers(clean[other // 2 : other], generator)[0]
-    images[other:] = dense_triggers(clean[other:], generator)
+    images[other:] = dense_triggers(clean[other:], generator, pictures)
     images = noised_and_rounded(images, noise, generator)
     return DenseBatch(images * 2 - 1, clean * 2 - 1, (torch.arange(n) >= other).float())
 

@@ -100,6 +100,15 @@ def test_setting_that_makes_no_sense_is_refused(config, changes, message):
         replace(config, **changes)
 
 
+def test_pictures_of_other_folders_are_mixed_in(config, tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="must be a folder"):
+        train_restorer(replace(config, blend_data=(str(tmp_path / "nowhere"),)), tmp_path / "other")
+    seen = []
+    monkeypatch.setattr(training, "Pictures", lambda folders, side: seen.append((folders, side)))
+    train_restorer(replace(config, blend_data=(str(tmp_path),)), tmp_path / "out")
+    assert seen == [((str(tmp_path),), 32)]
+
+
 def test_nothing_is_learnt_from_what_thresholds_are_measured_on(config, folder):
     learnt, measured = split(config)
     assert len(learnt) == len(measured[str(folder)]) == 40 and not set(learnt) & set(measured[str(folder)])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from sampdetox_transforms.method.search import dilate
 from sampdetox_transforms.training.triggers import photographs
@@ -9,6 +10,7 @@ from sampdetox_transforms.training.triggers.contents import CONTENTS
 from sampdetox_transforms.training.triggers.dense import DENSE, dense_triggers, grey_details
 from sampdetox_transforms.training.triggers.draw import mixture
 from sampdetox_transforms.training.triggers.local import erasures, local_triggers
+from sampdetox_transforms.training.triggers.pictures import Pictures, mixed
 from sampdetox_transforms.training.triggers.shapes import SHAPES, place
 
 EVERY_SHAPE = {
@@ -131,10 +133,50 @@ def test_mixture_gives_each_image_its_own_function():
     assert 0.15 < float((result[:, 0, 0, 0] == 1).float().mean()) < 0.35
 
 
-def test_a_tenth_of_the_boxes_touches_both_borders_of_a_corner_and_none_leaves_the_image():
+def test_a_quarter_of_the_boxes_touches_both_borders_of_a_corner_and_none_leaves_the_image():
     x, side = torch.zeros(4000, 3, 32, 40), torch.full((4000, 1, 1, 1), 4.0)
     top, left = place(x, side, side, seeded())
     assert float(top.min()) == float(left.min()) == 0 and float(top.max()) == 28 and float(left.max()) == 36
     in_corner = ((top == 0) | (top == 28)) & ((left == 0) | (left == 36))
-    # a third near a corner, five in nine of them at a border each way; of the others 4 of 29 * 37 places
-    assert float(in_corner.float().mean()) == pytest.approx(0.33 * (5 / 9) ** 2 + 0.67 * 4 / (29 * 37), abs=0.015)
+    # half near a corner, seven in ten of them at a border each way; of the others 4 of 29 * 37 places
+    assert float(in_corner.float().mean()) == pytest.approx(0.5 * 0.7**2 + 0.5 * 4 / (29 * 37), abs=0.02)
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Pictures:
+    """Of black files, so that what is not black was drawn."""
+    for i in range(3):
+        Image.new("RGB", (50 + i, 40), "black").save(tmp_path / f"{i}.jpg")
+    return Pictures((str(tmp_path),), 32)
+
+
+def test_pictures_are_parts_of_the_files_and_as_many_drawings(pictures):
+    x = pictures.draw(200, seeded())
+    assert x.shape == (200, 3, 32, 32) and float(x.amin()) >= 0 and float(x.amax()) <= 1
+    black = float((x.amax(dim=(1, 2, 3)) < 0.02).float().mean())
+    assert 0.35 < black < 0.6
+    assert torch.equal(x, pictures.draw(200, seeded())) and not torch.equal(x, pictures.draw(200, seeded(1)))
+
+
+def test_pictures_are_mixed_in_by_8_to_35_percent(pictures, monkeypatch):
+    white = torch.ones(300, 3, 32, 32)
+    monkeypatch.setattr(pictures, "draw", lambda n, g: torch.zeros(n, 3, 32, 32))
+    share = 1 - mixed(white, white, seeded(), pictures)
+    assert torch.equal(share, share[:, :1, :1, :1].expand_as(share))
+    assert 0.08 <= float(share.min()) < 0.09 and 0.34 < float(share.max()) <= 0.35
+
+
+def test_a_fifth_of_dense_triggers_are_of_given_pictures(pictures, monkeypatch):
+    asked = []
+    monkeypatch.setattr(pictures, "draw", lambda n, g: asked.append(n) or torch.zeros(n, 3, 32, 32))
+    x = images(1000, 32, 32)
+    assert dense_triggers(x, seeded(), pictures).shape == x.shape
+    assert 180 < sum(asked) < 260
+    asked.clear()
+    dense_triggers(x, seeded())
+    assert not asked
+
+
+def test_pictures_need_images(tmp_path):
+    with pytest.raises(ValueError, match="must hold images"):
+        Pictures((str(tmp_path),), 32)

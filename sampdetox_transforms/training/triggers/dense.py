@@ -1,6 +1,7 @@
 """Dense triggers: (the images concerned, all images, generator) -> images with the trigger."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
@@ -8,12 +9,18 @@ from torch.nn import functional
 
 from sampdetox_transforms.training.triggers.contents import CONTENTS, colours, other_images
 from sampdetox_transforms.training.triggers.draw import Every, Images, mixture, pixel_grid, smooth_noise, uniform
+from sampdetox_transforms.training.triggers.pictures import Pictures, mixed
 from sampdetox_transforms.training.triggers.shapes import LARGE_SHAPES
 
 
-def dense_triggers(images: Images, generator: Generator) -> Images:
-    """A trigger all over each image."""
-    return mixture(DENSE, images, generator).clamp(0, 1)
+def dense_triggers(images: Images, generator: Generator, pictures: Pictures | None = None) -> Images:
+    """A trigger all over each image. Where there are pictures, more than half of the blends are of them."""
+    table = (
+        DENSE
+        if pictures is None
+        else (*DENSE[1:], (blends, BLENDS - MIXED), (partial(mixed, pictures=pictures), MIXED))
+    )
+    return mixture(table, images, generator).clamp(0, 1)
 
 
 def fine_triggers(images: Images, generator: Generator) -> Images:
@@ -129,14 +136,16 @@ def standardised(residual: Tensor) -> Tensor:
     return residual / residual.std(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
 
 
+BLENDS, MIXED = 0.38, 0.22  # the share of blends, and of those of them that are of given pictures
+
 DENSE = (
-    (waves, 0.06),
-    (blends, 0.36),
+    (blends, BLENDS),
+    (waves, 0.03),
     (noise_patterns, 0.05),
-    (smooth_patterns, 0.22),
+    (smooth_patterns, 0.2),
     (fewer_colours, 0.05),
     (encodings, 0.1),
-    (grey_details, 0.13),
+    (grey_details, 0.16),
     (warps, 0.03),
 )
 

@@ -12,14 +12,14 @@ from sampdetox_transforms.training.triggers.draw import Every, Images, Region, c
 
 
 def place(images: Images, height: Tensor, width: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Top and left of boxes: two in three anywhere, the others near a corner, as triggers often are."""
+    """Top and left of boxes: half of them anywhere, the others in a corner or near one, as triggers often are."""
     n, scale = len(images), min(images.shape[-2:]) / 32
-    corner = uniform((n, 1, 1, 1), 0, 1, images, generator) < 0.33
+    corner = uniform((n, 1, 1, 1), 0, 1, images, generator) < 0.5
     found = []
     for size, side in ((height, images.shape[-2]), (width, images.shape[-1])):
         free = (side - size).clamp(min=0)
         anywhere = (uniform((n, 1, 1, 1), 0, 1, images, generator) * (free + 1)).floor().minimum(free)
-        margin = (uniform((n, 1, 1, 1), -4, 5, images, generator).floor().clamp(min=0) * scale).minimum(free)
+        margin = (uniform((n, 1, 1, 1), -6, 4, images, generator).floor().clamp(min=0) * scale).minimum(free)
         far = uniform((n, 1, 1, 1), 0, 1, images, generator) < 0.5
         found.append(torch.where(corner, torch.where(far, free - margin, margin), anywhere))
     return found[0], found[1]
@@ -168,15 +168,16 @@ def several(images: Images, every: Every, generator: Generator) -> Region:
 
 
 SHAPES = (
-    (rectangles, 0.34),
-    (shapes_in_boxes, 0.14),
-    (lines, 0.1),
-    (frames, 0.06),
-    (scattered, 0.07),
-    (strokes, 0.1),
-    (blobs, 0.07),
-    (mirrored, 0.05),
-    (several, 0.07),
+    (rectangles, 0.29),
+    (partial(rectangles, low=2, high=4), 0.15),
+    (shapes_in_boxes, 0.12),
+    (lines, 0.085),
+    (frames, 0.05),
+    (scattered, 0.06),
+    (strokes, 0.085),
+    (blobs, 0.06),
+    (mirrored, 0.04),
+    (several, 0.06),
 )
 
 LARGE_SHAPES = (
