@@ -31,8 +31,8 @@ RESTORER_FOLDER = Path(__file__).parent / "weights" / "restorer"
 RESTORER, CALIBRATION = "restorer.safetensors", "calibration.json"
 
 RESTORER_SHA256 = {
-    RESTORER: "f31ab2cd59cd979e43dbed733da35333c9651867de5a4fb87f761fe4efe629e6",
-    CALIBRATION: "40602702ea44fa1e91cb6b599b83c08a996eda535db757eeef8d898534660510",
+    RESTORER: "1f95d0370eb9def82cd8b6941c8ee5fd8f572ee23286b2bd101aed2b83ccd7e0",
+    CALIBRATION: "b92f440a987723030a1897004bd3e27192fa80de79f8bccd763679e3021d1cb4",
 }
 
 MAX_POINTS = 100_000  # of a table of quantiles; ``calibrate`` makes 401

@@ -246,7 +246,7 @@ def local_loss(network: nn.Module, batch: LocalBatch) -> Tensor:
     error = (answer.image - batch.target).abs().mean(dim=1, keepdim=True)
     erased = batch.erased[n:]
     filled_in = (error[n:] * erased).sum() / erased.sum().clamp(min=1)
-    return 5 * pixels + 0.3 * suspicion + all_over + 4 * error[:n].mean() + 2 * filled_in
+    return 5 * pixels + 0.3 * suspicion + all_over + 4 * error[:n].mean() + 4 * filled_in
 
 
 def dense_loss(network: nn.Module, batch: DenseBatch) -> Tensor:

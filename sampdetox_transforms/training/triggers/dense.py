@@ -140,12 +140,12 @@ BLENDS, MIXED = 0.38, 0.22  # the share of blends, and of those of them that are
 
 DENSE = (
     (blends, BLENDS),
-    (waves, 0.03),
+    (waves, 0.02),
     (noise_patterns, 0.05),
-    (smooth_patterns, 0.2),
+    (smooth_patterns, 0.17),
     (fewer_colours, 0.05),
     (encodings, 0.1),
-    (grey_details, 0.16),
+    (grey_details, 0.2),
     (warps, 0.03),
 )
 

@@ -7,6 +7,8 @@ Pure functions of (images in [0, 1], generator), one image one trigger; the gene
 Sizes are given for images of 32 pixels and grow with the shorter side.
 """
 
+from functools import partial
+
 import torch
 from jaxtyping import Bool
 from torch import Generator, Tensor
@@ -14,7 +16,10 @@ from torch.nn import functional
 
 from sampdetox_transforms.training.triggers.contents import CONTENTS
 from sampdetox_transforms.training.triggers.draw import Images, Table, mixture, uniform
-from sampdetox_transforms.training.triggers.shapes import SHAPES
+from sampdetox_transforms.training.triggers.shapes import SHAPES, rectangles
+
+# What is left out to be filled: the shapes of triggers, and larger rectangles, which are harder to fill.
+HOLES = (*((shape, 0.75 * weight) for shape, weight in SHAPES), (partial(rectangles, low=5, high=14), 0.25))
 
 
 def local_triggers(
@@ -40,8 +45,8 @@ def local_triggers(
 
 
 def erasures(images: Images, generator: Generator) -> Bool[Tensor, "n 1 h w"]:
-    """Regions to leave out and fill: the shapes of ``local_triggers``, grown by 0 to 3 pixels."""
-    region = mixture(SHAPES, images, generator)
+    """Regions to leave out and fill: ``HOLES``, grown by 0 to 3 pixels."""
+    region = mixture(HOLES, images, generator)
     for _ in range(3):
         wider = functional.max_pool2d(region, 3, stride=1, padding=1)
         region = torch.where(uniform((len(images), 1, 1, 1), 0, 1, images, generator) < 0.6, wider, region)
