@@ -66,6 +66,14 @@ def train(
     search_steps: Annotated[
         int, typer.Option(metavar="N", help="Steps of each of the three other networks of small images.")
     ] = RestorerTrainingConfig.steps,
+    pictures: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FOLDER",
+            show_default="other images of DATA",
+            help="Pictures to mix into small images in training, beside drawings: of any kind and size. Repeatable.",
+        ),
+    ] = None,
     photographs: Annotated[
         bool,
         typer.Option(
@@ -108,7 +116,8 @@ def train(
     )
     check_training_folder(out, data, finished=only_denoiser)
     common = {"workers": workers, "bf16": bf16, "seed": seed}
-    search = None if only_denoiser else {"steps": search_steps, **common}
+    mixed = {"blend_data": tuple(pictures)} if pictures else {}
+    search = None if only_denoiser else {"steps": search_steps, **mixed, **common}
     large = {"steps": photograph_steps, **common} if photographs else None
     run_training(config, out, search, large, init=init, device=choose_device(device), quiet=quiet)
     say(summary(out), quiet=quiet)

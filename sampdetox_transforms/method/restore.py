@@ -76,7 +76,7 @@ class Restore:
             on, and less below. Where what the estimate takes is mostly a cast, the image itself without its cast takes
             its place, at t1. 0 for neither.
         waves: waves with a score of this or more are taken out of every image before anything else, and so of a
-            few clean ones (``without_waves``); 0 for none.
+            few clean ones, where that makes it smoother (``without_waves``); 0 for none.
         jitter: standard deviation, in pixels, by which each pixel of an image that is not flagged is displaced at
             random after diffusion, against warps (``jittered``), up to a shorter side of 48 pixels; see ``jitter_of``
             for larger ones. 0 for none.
@@ -107,7 +107,7 @@ class Restore:
     t2_light: float | None = 20
     colour: float = 0.0
     colour_gain: float = 3.0
-    waves: float = 24.0
+    waves: float = 16.0
     jitter: float = 0.12
     resample: float = 1.0
     sharpness: float = 0.0

@@ -112,8 +112,11 @@ def split(config: RestorerTrainingConfig) -> tuple[list[Path], dict[str, list[Pa
     """Images to learn from, and of each folder those to measure thresholds on: evenly from its sorted files.
 
     Raises:
-        ValueError: so few images to measure that the false-alarm rate cannot be.
+        ValueError: so few images to measure that the false-alarm rate cannot be, or none in another folder.
+        OSError: a folder that does not exist.
     """
+    for more in filter(None, (config.fill_data, config.blend_data)):
+        list_images(more)
     measured = held_out(config.data, config.held_out, images_needed(config.false_alarm_rate))
     every = {path for images in measured.values() for path in images}
     return [path for path in list_images(config.data) if path not in every], measured

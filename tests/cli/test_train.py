@@ -177,6 +177,16 @@ def test_networks_are_trained_that_are_asked_for(run, tmp_path, monkeypatch, opt
         assert settings == wanted
 
 
+def test_pictures_go_to_the_search_networks(run, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(cli, "run_training", lambda config, out, search, large, **rest: seen.append(search))
+    monkeypatch.setattr(cli, "summary", lambda out: "")
+    (tmp_path / "data").mkdir()
+    given = ("--pictures", "a", "--pictures", "b", "--device", "cpu")
+    assert run("train", tmp_path / "data", tmp_path / "out", *given)[0] == 0
+    assert seen[0]["blend_data"] == ("a", "b")
+
+
 def test_quiet_says_nothing_but_errors(run, tmp_path):
     assert train_tiny(run, tmp_path, "out", "--steps", 1, "--quiet") == (0, "", "")
     status, _, err = train_tiny(run, tmp_path, "new", "--block-out-channels", "8;8", "--quiet")

@@ -1,6 +1,7 @@
 """Waves taken out of single images, beside a fit by least squares, and what is left alone."""
 
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sampdetox_transforms.lab.demo.signs import draw_signs
+from sampdetox_transforms.method import waves
 from sampdetox_transforms.method.waves import drawing, steadiest, without_waves
 
 
@@ -97,3 +100,32 @@ def test_half_precision_is_computed_in_full_and_gradients_pass():
     x.requires_grad_()
     without_waves(x)[0].square().sum().backward()
     assert x.grad.isfinite().all() and x.grad.abs().sum() > 0
+
+
+# What belongs to the image
+
+
+def test_a_shape_in_a_smooth_image_is_no_wave():
+    """One drawn sign in six had a slanted line in its spectrum that stood out, and none of them a wave."""
+    signs = draw_signs(120, seed=9)[0] * 2 - 1
+    cleaned, lost = without_waves(signs)
+    assert not lost.any() and torch.equal(cleaned, signs)
+    with mock.patch.object(waves, "smoother", lambda x, y: torch.ones(len(x), dtype=torch.bool)):
+        assert without_waves(signs)[1].float().mean() > 0.1
+
+
+def test_an_image_that_loses_a_wave_gets_smoother():
+    x = draw_signs(60, seed=10)[0] * 2 - 1
+    x[::2] += 20 / 127.5 * (2 * math.pi * 6 * torch.arange(x.shape[-1]) / x.shape[-1]).sin()
+    x = x.clamp(-1, 1)
+    cleaned, lost = without_waves(x)
+    assert lost[::2].float().mean() > 0.7 and not lost[1::2].any()
+    assert (waves.variation(cleaned[lost]) < waves.variation(x[lost])).all()
+    assert torch.equal(cleaned[~lost], x[~lost])
+
+
+def test_variation_is_the_mean_difference_of_neighbours():
+    x = torch.zeros(2, 1, 4, 5)
+    x[0, 0, :, 2:] = 3  # one step of 3 in each row, among 4 pairs
+    assert waves.variation(x).tolist() == [0.75, 0]
+    assert waves.smoother(x.flip(0), x).tolist() == [True, False]

@@ -102,7 +102,8 @@ def test_setting_that_makes_no_sense_is_refused(config, changes, message):
 
 def test_pictures_of_other_folders_are_mixed_in(config, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="must be a folder"):
-        train_restorer(replace(config, blend_data=(str(tmp_path / "nowhere"),)), tmp_path / "other")
+        split(replace(config, blend_data=(str(tmp_path / "nowhere"),)))
+    (tmp_path / "a.png").touch()
     seen = []
     monkeypatch.setattr(training, "Pictures", lambda folders, side: seen.append((folders, side)))
     train_restorer(replace(config, blend_data=(str(tmp_path),)), tmp_path / "out")
