@@ -151,7 +151,7 @@ def in_words(found: dict[str, Any], t2: float) -> dict[str, str]:
         searched["suspicion"] = f"{rate:.2%} of clean pictures look at least as suspicious: {treated}"
         searched["filled"] = share("filled")
         searched["retouched"] = found["retouched"] or "nothing"
-        searched["taken before the light stage"] = f"{found['lightened']:.1f} grey levels of 255, as a mean"
+        searched["lightened"] = f"by {found['lightened']:.1f} grey levels of 255 before the light stage, as a mean"
     if "shared_trigger_taken_out" in found:
         searched["shared trigger"] = "recognised, and taken out first" if found["shared_trigger_taken_out"] else "no"
     return {
