@@ -111,16 +111,18 @@ def measure(detox: "SampDetox", pixels: "Tensor", explained: "Explanation") -> d
     """
     levels, unit = explained.timestep_map, 1 if pixels.is_floating_point() else 255
     change = (explained.image.double() - pixels.double()).abs().mean().item() * 255 / unit
-    searched, taken = {}, explained.lightened
+    searched = {}
     if explained.found is not None and detox.calibration is not None:
         rate = float(explained.found.p_value)
+        flagged = rate < detox.calibration.false_alarm_rate
         searched = {
             "clean_pictures_as_suspicious": rate,
-            "treated": rate < detox.calibration.false_alarm_rate or has_wave(explained) or has_matched(explained),
+            "treated": flagged or has_wave(explained) or has_matched(explained),
             "filled": explained.found.mask.double().mean().item(),
             "retouched": retouched_in_words(explained),
-            "lightened": 0.0 if taken is None else taken.double().abs().mean().item() * 255,
         }
+        if not flagged and explained.lightened is not None:  # a flagged picture is answered otherwise
+            searched["lightened"] = explained.lightened.double().abs().mean().item() * 255
     if explained.matched is not None:
         searched["shared_trigger_taken_out"] = bool(explained.matched)
     return {
@@ -151,7 +153,8 @@ def in_words(found: dict[str, Any], t2: float) -> dict[str, str]:
         searched["suspicion"] = f"{rate:.2%} of clean pictures look at least as suspicious: {treated}"
         searched["filled"] = share("filled")
         searched["retouched"] = found["retouched"] or "nothing"
-        searched["lightened"] = f"by {found['lightened']:.1f} grey levels of 255 before the light stage, as a mean"
+        if "lightened" in found:
+            searched["lightened"] = f"by {found['lightened']:.1f} grey levels of 255 before the light stage, as a mean"
     if "shared_trigger_taken_out" in found:
         searched["shared trigger"] = "recognised, and taken out first" if found["shared_trigger_taken_out"] else "no"
     return {

@@ -57,9 +57,10 @@ def without_waves(
             index = (wave.score >= least).nonzero()[:, 0]
             if len(index):
                 drawn = drawing(image[index], Wave(*(part[index] for part in wave)))
-                drawn = drawn * smoother(image[index] - drawn, image[index])[:, None, None, None]
-                result = result.index_add(0, left[index], drawn.mT if turned else drawn, alpha=-1)
-                lost = lost.index_put((left[index],), lost[left[index]] | (drawn != 0).flatten(1).any(dim=1))
+                better = smoother(image[index] - drawn, image[index])
+                index, drawn = left[index[better]], drawn[better]
+                result = result.index_add(0, index, drawn.mT if turned else drawn, alpha=-1)
+                lost = lost.index_fill(0, index, True)
         left = left[lost[left]]  # where there was one there may be another
         if not len(left):
             break

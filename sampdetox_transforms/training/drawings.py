@@ -7,11 +7,22 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Generator, Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from sampdetox_transforms.training.data import numbers, random_square, resize, whole
+from sampdetox_transforms.training.data import ImageCrops, numbers, random_square, resize, whole
 from sampdetox_transforms.training.triggers.draw import uniform
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz    ABCDEFGHIJKLMN0123456789.,"
 CORNERS = (3, 4, 5, 6, 8, 12, 48)  # of a polygon; the last is a disc
+
+
+def crops_and_drawings(crops: ImageCrops, n: int, share: float, generator: Generator) -> Tensor:
+    """(n, c, side, side) in [0, 1]: random crops, a share of them replaced by drawings."""
+    index = torch.randint(len(crops.paths), (n,), generator=generator).tolist()
+    keys = torch.randint(2**31, (n,), generator=generator).tolist()
+    x = (torch.stack([crops[item] for item in zip(index, keys, strict=True)]) + 1) / 2
+    drawn = (torch.rand(n, generator=generator) < share).nonzero()[:, 0]
+    if len(drawn):
+        x[drawn] = draw_pictures(len(drawn), crops.size, generator)
+    return x
 
 
 def draw_pictures(n: int, side: int, generator: Generator) -> Tensor:

@@ -25,7 +25,7 @@ from sampdetox_transforms.networks.restorer import Specialists
 from sampdetox_transforms.networks.restorer_files import RESTORER, save_restorer
 from sampdetox_transforms.training.config import RestorerTrainingConfig
 from sampdetox_transforms.training.data import ImageCrops, held_out, list_images
-from sampdetox_transforms.training.drawings import draw_pictures
+from sampdetox_transforms.training.drawings import crops_and_drawings
 from sampdetox_transforms.training.loop import Batches, Progress, fit, silent, to_device
 from sampdetox_transforms.training.triggers.dense import dense_triggers, fine_triggers
 from sampdetox_transforms.training.triggers.draw import uniform
@@ -124,12 +124,7 @@ def split(config: RestorerTrainingConfig) -> tuple[list[Path], dict[str, list[Pa
 
 def draw(crops: ImageCrops, n: int, generator: Generator, drawn: float = 0.0) -> tuple[Tensor, Tensor]:
     """``n`` images in [0, 1], some of them drawings, varied at random, and the deviation of noise to add to each."""
-    index = torch.randint(len(crops.paths), (n,), generator=generator).tolist()
-    keys = torch.randint(2**31, (n,), generator=generator).tolist()
-    x = (torch.stack([crops[item] for item in zip(index, keys, strict=True)]) + 1) / 2
-    made_up = (torch.rand(n, generator=generator) < drawn).nonzero()[:, 0]
-    if len(made_up):
-        x[made_up] = draw_pictures(len(made_up), crops.size, generator)
+    x = crops_and_drawings(crops, n, drawn, generator)
     brighten, gain, shift, by, blur, noise = uniform((6, n, 1, 1, 1), 0, 1, x, generator)
     x = x * torch.where(brighten < 0.3, 0.6 + 0.9 * gain, 1) + torch.where(shift < 0.2, 0.3 * (by - 0.5), 0)
     x = x.clamp(0, 1)

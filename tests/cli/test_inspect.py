@@ -99,11 +99,20 @@ def test_inspect_prints_one_json_object(run, tmp_path, marked):
     assert (status, err) == (0, "")
     assert found["treated"] is True and 0 < found["filled"] < 0.5 and found["network_calls"] > 3
     assert (found["picture"], found["panel"]) == (str(marked), str(tmp_path / "panel.png"))
-    taken = SampDetox("bundled", seed=0).explain(read_picture(marked).pixels).lightened
-    assert found["lightened"] == pytest.approx(taken.abs().mean().item() * 255, rel=1e-3) and found["lightened"] > 0
+    assert "lightened" not in found  # a flagged picture is answered otherwise
     plain = ("--weights", "bundled", "--preset", "ddim", "--device", "cpu", "-o", tmp_path / "panel.png", "--json")
     without = json.loads(run("inspect", marked, *plain)[1])
     assert "treated" not in without and "map ssim" in without["settings"] and without["level_above_0"] > 0
+
+
+def test_inspect_says_what_an_unflagged_picture_lost_before_the_light_stage(run, tmp_path):
+    sign = save(tmp_path / "clean.png", (draw_signs(1, seed=4)[0][0] * 255).round().byte().permute(1, 2, 0).numpy())
+    found = json.loads(run("inspect", sign, *SEARCH, "-o", tmp_path / "panel.png", "--json")[1])
+    taken = SampDetox("bundled", seed=0).explain(read_picture(sign).pixels).lightened
+    assert found["treated"] is False and found["lightened"] > 0
+    assert found["lightened"] == pytest.approx(taken.abs().mean().item() * 255, rel=1e-3)
+    out = run("inspect", sign, *SEARCH, "-o", tmp_path / "panel.png")[1]
+    assert "as suspicious: not flagged" in out and f"by {found['lightened']:.1f} grey levels" in out
 
 
 @pytest.mark.usefixtures("no_weights")

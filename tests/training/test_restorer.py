@@ -17,6 +17,7 @@ from sampdetox_transforms.method.search import Answer
 from sampdetox_transforms.networks import restorer as networks
 from sampdetox_transforms.networks.restorer import Restorer, RestorerConfig, Specialists
 from sampdetox_transforms.networks.restorer_files import CALIBRATION, RESTORER, load_restorer
+from sampdetox_transforms.training import drawings
 from sampdetox_transforms.training import restorer as training
 from sampdetox_transforms.training.config import RestorerTrainingConfig
 from sampdetox_transforms.training.data import ImageCrops, list_images
@@ -174,7 +175,7 @@ def test_the_loss_of_the_light_denoiser_is_0_for_the_noise_and_1_for_none(crops)
 @pytest.mark.parametrize("share", [0.0, 0.3])
 def test_so_many_of_the_images_are_drawings(crops, monkeypatch, share):
     marked = torch.zeros(3, 32, 32)
-    monkeypatch.setattr(training, "draw_pictures", lambda n, side, generator: marked.expand(n, 3, side, side))
+    monkeypatch.setattr(drawings, "draw_pictures", lambda n, side, generator: marked.expand(n, 3, side, side))
     images = torch.cat([training.draw(crops, 100, seeded(seed), share)[0] for seed in range(3)])
     flat = (images.flatten(1) == images.flatten(1)[:, :1]).all(dim=1)  # the folder's pictures are not
     assert abs(float(flat.float().mean()) - share) < 0.08

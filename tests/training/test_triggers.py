@@ -9,7 +9,7 @@ from sampdetox_transforms.training.triggers import photographs
 from sampdetox_transforms.training.triggers.contents import CONTENTS
 from sampdetox_transforms.training.triggers.dense import DENSE, dense_triggers, grey_details
 from sampdetox_transforms.training.triggers.draw import mixture
-from sampdetox_transforms.training.triggers.local import erasures, local_triggers
+from sampdetox_transforms.training.triggers.local import HOLES, erasures, local_triggers
 from sampdetox_transforms.training.triggers.pictures import Pictures, mixed
 from sampdetox_transforms.training.triggers.shapes import SHAPES, place
 
@@ -83,6 +83,15 @@ def test_a_few_of_each_and_one_alone():
         assert erasures(x, seeded()).shape == (n, 1, 32, 32)
         for part, _ in (*photographs.SHAPES, *photographs.CONTENTS, *DENSE):
             assert len(part(x, x, seeded())) == n
+
+
+def test_holes_are_larger_than_the_shapes_of_triggers():
+    x = images(600, 32, 32)
+    holes = mixture(HOLES, x, seeded())
+    hole, shape = (region.mean(dim=(1, 2, 3)) for region in (holes, mixture(SHAPES, x, seeded())))
+    assert sum(weight for _, weight in HOLES) == pytest.approx(1)
+    assert float(hole.quantile(0.9)) > 1.25 * float(shape.quantile(0.9))
+    assert erasures(x, seeded())[holes > 0].all()  # these, grown
 
 
 def test_the_generator_decides():

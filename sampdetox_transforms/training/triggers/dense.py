@@ -15,11 +15,9 @@ from sampdetox_transforms.training.triggers.shapes import LARGE_SHAPES
 
 def dense_triggers(images: Images, generator: Generator, pictures: Pictures | None = None) -> Images:
     """A trigger all over each image. Where there are pictures, more than half of the blends are of them."""
-    table = (
-        DENSE
-        if pictures is None
-        else (*DENSE[1:], (blends, BLENDS - MIXED), (partial(mixed, pictures=pictures), MIXED))
-    )
+    table = DENSE
+    if pictures is not None:
+        table = (*OTHERS, (blends, BLENDS - MIXED), (partial(mixed, pictures=pictures), MIXED))
     return mixture(table, images, generator).clamp(0, 1)
 
 
@@ -136,10 +134,9 @@ def standardised(residual: Tensor) -> Tensor:
     return residual / residual.std(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
 
 
-BLENDS, MIXED = 0.38, 0.22  # the share of blends, and of those of them that are of given pictures
+BLENDS, MIXED = 0.38, 0.22  # shares of all triggers: blends, and those of them that are of given pictures
 
-DENSE = (
-    (blends, BLENDS),
+OTHERS = (
     (waves, 0.02),
     (noise_patterns, 0.05),
     (smooth_patterns, 0.17),
@@ -148,5 +145,7 @@ DENSE = (
     (grey_details, 0.2),
     (warps, 0.03),
 )
+
+DENSE = ((blends, BLENDS), *OTHERS)
 
 FINE = ((noise_patterns, 0.15), (encodings, 0.25), (grey_details, 0.5), (fewer_colours, 0.1))

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from sampdetox_transforms.training.data import ImageCrops, list_images, numbers
-from sampdetox_transforms.training.drawings import draw_pictures
+from sampdetox_transforms.training.drawings import crops_and_drawings
 from sampdetox_transforms.training.triggers.draw import Every, Images, uniform
 
 ZOOM = 0.25  # the smallest share of a photograph that is mixed in
@@ -32,12 +32,7 @@ class Pictures:
 
     def draw(self, n: int, generator: Generator) -> Float[Tensor, "n 3 s s"]:
         """Pictures in [0, 1]; three in ten have twice their contrast, and in three draws of ten the colours change."""
-        index = torch.randint(len(self.crops.paths), (n,), generator=generator).tolist()
-        keys = torch.randint(2**31, (n,), generator=generator).tolist()
-        x = (torch.stack([self.crops[item] for item in zip(index, keys, strict=True)]) + 1) / 2
-        drawn = (torch.rand(n, generator=generator) < 0.5).nonzero()[:, 0]
-        if len(drawn):
-            x[drawn] = draw_pictures(len(drawn), self.crops.size, generator)
+        x = crops_and_drawings(self.crops, n, 0.5, generator)
         strong = uniform((n, 1, 1, 1), 0, 1, x, generator) < 0.3
         middle = x.mean(dim=(1, 2, 3), keepdim=True)
         x = torch.where(strong, ((x - middle) * 2 + middle).clamp(0, 1), x)
