@@ -25,6 +25,7 @@ from sampdetox_transforms.method.shared.find import (
     enough_permutations,
     find_group,
     image_view,
+    permutation_p_value,
     same_content,
     usual_images,
     views,
@@ -112,8 +113,8 @@ def recover_shared(
             found.append(moving)
             continue
         members = left.clone()
-        members[left] = group.members
-        recovered = _refined(images, purified, left, members, same, group.p_value, in_images)
+        members[left] = group[0].members
+        recovered = _refined(images, purified, left, members, same, group[1], in_images)
         left &= ~(recovered.members | members)
         carriers = images[recovered.members]
         if int(matching(carriers, recovered.shared, recovered.known, false_alarm_rate=false_alarm_rate).sum()) >= LEAST:
@@ -123,19 +124,20 @@ def recover_shared(
 
 def _clearest(
     seen: Mapping[str, Tensor], same: Tensor, false_alarm_rate: float, generator: torch.Generator
-) -> Group | None:
-    """The group that stands out most in one of the views, with the p-value of all looks together."""
+) -> tuple[Group, float] | None:
+    """The group that stands out most in one of the views, with the p-value of all looks together.
+
+    Nearly all of the time goes to chance, which is asked about a view only where those that stand out more were chance.
+    """
     permutations = enough_permutations(false_alarm_rate, LOOKS)
-    best: Group | None = None
-    for view, vectors in seen.items():
-        parts = agreements(vectors, same, generator=generator)
-        group = find_group(parts, permutations=permutations, generator=generator, floors=FLOORS[view])
-        if group is None:
-            continue
-        p_value = min(1.0, group.p_value * LOOKS)
-        if p_value <= false_alarm_rate and (best is None or group.clearness > best.clearness):
-            best = group._replace(p_value=p_value)
-    return best
+    every = {view: agreements(vectors, same, generator=generator) for view, vectors in seen.items()}
+    groups = {view: find_group(parts, floors=FLOORS[view]) for view, parts in every.items()}
+    clearest = sorted(((group, view) for view, group in groups.items() if group), key=lambda one: -one[0].clearness)
+    for group, view in clearest:
+        p_value = LOOKS * permutation_p_value(every[view], permutations=permutations, generator=generator)
+        if p_value <= false_alarm_rate:
+            return group, p_value
+    return None
 
 
 def _moving(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from sampdetox_transforms.method import shared_trigger
 from sampdetox_transforms.method.shared.estimate import (
     FALSE,
     OPAQUE,
@@ -21,6 +22,7 @@ from sampdetox_transforms.method.shared.estimate import (
 )
 from sampdetox_transforms.method.shared.find import (
     COMPARED,
+    FLOORS,
     LEAST,
     agreements,
     compared,
@@ -35,7 +37,7 @@ from sampdetox_transforms.method.shared.match import is_patch, matching, spread,
 from sampdetox_transforms.method.shared.mixed import integrated, median_gradients, picture_in
 from sampdetox_transforms.method.shared.others import describe
 from sampdetox_transforms.method.shared.spectrum import restored, smoothed, transformed, unit
-from sampdetox_transforms.method.shared_trigger import _refined, recover_shared, unexplained
+from sampdetox_transforms.method.shared_trigger import LOOKS, _clearest, _refined, recover_shared, unexplained
 
 
 def nobody(n: int) -> Tensor:
@@ -229,14 +231,14 @@ class TestFind:
             parts = agreements(
                 unit(vectors[..., None, None]), torch.zeros(120, 120, dtype=torch.bool), generator=generator
             )
-            return find_group(parts, permutations=99, generator=generator, floors=floors)
+            return find_group(parts, floors=floors)
 
         many, few = asked(30, {5: 1e-9, 15: 1e-9}), asked(8, {5: 1e-9, 15: 1e-9})
         assert many is not None and few is not None
         fifth, fifteenth = (float(many.agreement.sort(descending=True).values[k]) for k in (4, 14))
         assert asked(30, {5: 1.1 * fifth}) is None
         wide = asked(30, {5: 1.1 * fifth, 15: 0.9 * fifteenth})
-        assert wide is not None and wide.members[:30].sum() >= 25 and wide.p_value == 0.01
+        assert wide is not None and wide.members[:30].sum() >= 25
         assert wide.clearness == pytest.approx(1 / 0.9)
         assert asked(8, {15: 4.0}) is None
 
@@ -250,6 +252,30 @@ class TestFind:
         groups = [set(each.members.nonzero()[:, 0].tolist()) for each in found]
         assert not groups[0] & groups[1]
         assert sorted(min(group) // 15 for group in groups) == [0, 1]
+
+    @pytest.mark.parametrize("chance", [1.0, 0.001])
+    def test_chance_is_asked_about_a_view_only_where_a_clearer_one_was_chance(self, monkeypatch, chance):
+        _clean, images, purified, _ = planted(noise_pattern())
+        seen, same = views(images - purified), same_content(purified)
+        asked = []
+
+        def p_value(parts, **_):
+            asked.append(parts)
+            return chance
+
+        monkeypatch.setattr(shared_trigger, "permutation_p_value", p_value)
+        found = _clearest(seen, same, 0.01, torch.Generator().manual_seed(0))
+        every = [agreements(vectors, same, generator=torch.Generator().manual_seed(0)) for vectors in seen.values()]
+        clearness = [find_group(parts, floors=FLOORS[view]).clearness for parts, view in zip(every, seen, strict=True)]
+        order = sorted(range(2), key=lambda view: -clearness[view])
+        assert len(asked) == (2 if chance == 1 else 1)
+        for parts, view in zip(asked, order, strict=False):
+            torch.testing.assert_close(parts.sum(dim=0), every[view].sum(dim=0))
+        if chance == 1:
+            assert found is None
+        else:
+            assert found is not None and found[0].clearness == pytest.approx(max(clearness), rel=1e-3)
+            assert found[1] == pytest.approx(LOOKS * chance)
 
     def test_p_value_is_uniform_where_nothing_is_shared(self):
         generator = torch.Generator().manual_seed(0)
@@ -267,9 +293,9 @@ class TestFind:
         vectors = torch.randn(40, 256, generator=generator)
         vectors[:8] += torch.randn(256, generator=generator)
         parts = agreements(unit(vectors), torch.zeros(40, 40, dtype=torch.bool), generator=generator)
-        group = find_group(parts, permutations=99, generator=generator)
+        group = find_group(parts)
         assert group is not None
-        assert group.p_value == pytest.approx(0.01)
+        assert permutation_p_value(parts, permutations=99, generator=generator) == pytest.approx(0.01)
         assert group.members[:8].all()
 
     def test_parts_add_up_to_cosines(self):

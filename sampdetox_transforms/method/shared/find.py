@@ -65,13 +65,11 @@ class Group(NamedTuple):
     Attributes:
         members: (n,) which ones.
         agreement: (n,) of each with the mean of the others, in robust deviations.
-        p_value: of the whole search, see ``permutation_p_value``; at least 1 / (permutations + 1).
         clearness: of its agreement with the floor that it passes by most; 1 or more.
     """
 
     members: Bool[Tensor, " n"]
     agreement: Float[Tensor, " n"]
-    p_value: float
     clearness: float
 
 
@@ -162,37 +160,32 @@ def compared(parts: Float[Tensor, "k n n"]) -> Int[Tensor, " m"]:
 
 
 def find_group(
-    parts: Float[Tensor, "k n n"],
-    *,
-    permutations: int,
-    generator: torch.Generator,
-    floors: Mapping[int, float] = MappingProxyType({LEAST: JOIN}),
+    parts: Float[Tensor, "k n n"], *, floors: Mapping[int, float] = MappingProxyType({LEAST: JOIN})
 ) -> Group | None:
     """The group with the clearest agreement, or None where it passes no floor; of many images some are ``compared``.
 
+    Whether chance would make one as clear is to be asked of ``permutation_p_value``.
+
     Args:
         parts: how much each pair agrees, in parts that add up to it, symmetric, 0 on the diagonal.
-        permutations: how many times chance is asked, for the p-value; no time is spent on it below the floors.
-        generator: draws them.
         floors: what the group's k-th best image must have, for one k of several, see ``FLOORS``.
     """
     some = compared(parts)
-    every, parts = parts.new_zeros(parts.shape[1]), parts[:, some[:, None], some]
-    agreement = every.index_put((some,), _search(parts.sum(dim=0)[None])[0][0])
+    pairs = parts[:, some[:, None], some].sum(dim=0)
+    agreement = parts.new_zeros(parts.shape[1]).index_put((some,), _search(pairs[None])[0][0])
     best = agreement.sort(descending=True).values
     clearness = max((float(best[k - 1]) / floor for k, floor in floors.items() if k <= len(best)), default=0.0)
-    if clearness < 1:
-        return None
-    p_value = permutation_p_value(parts, permutations=permutations, generator=generator)
-    return Group(agreement > 0, agreement, p_value, clearness)
+    return Group(agreement > 0, agreement, clearness) if clearness >= 1 else None
 
 
 def permutation_p_value(parts: Float[Tensor, "k n n"], *, permutations: int, generator: torch.Generator) -> float:
     """How often chance alone makes a group as clear: each part of each residual negated or not, the search repeated.
 
     Without anything in common a part is as likely as its negative, and so the p-value is uniform. The search is part
-    of what is repeated, so that choosing the best group is paid for.
+    of what is repeated, so that choosing the best group is paid for. At least 1 / (permutations + 1).
     """
+    some = compared(parts)
+    parts = parts[:, some[:, None], some]
     _, total, clearest = _search(parts.sum(dim=0)[None])
     above, at_once = 0, max(1, AT_ONCE // parts[0].numel())
     for start in range(0, permutations, at_once):
@@ -211,27 +204,28 @@ def _search(pairs: Float[Tensor, "b n n"]) -> tuple[Float[Tensor, "b n"], Float[
     """For each matrix the best group: the members' agreement (0 for others), its sum, and the clearest row's score."""
     rows = pairs.clamp(0, 0.5).square().sum(dim=2)
     best, start = rows.topk(min(SEEDS, pairs.shape[1]), dim=1)  # a group may begin where these squares are largest
-    begun = start[:, None].expand(-1, pairs.shape[1], -1)
     noise = pairs[:, :: max(1, pairs.shape[1] // SPARSE)].abs().flatten(1).median(dim=1).values[:, None, None] / 0.6745
-    weights = pairs.gather(2, begun)  # (b, n, seeds)
-    weights = (weights - (3 * noise).minimum(weights.amax(dim=1, keepdim=True) / 2)).clamp(min=0)
-    weights = weights.scatter(1, start[:, None], weights.amax(dim=1, keepdim=True))
+    weights = pairs.gather(
+        1, start[:, :, None].expand(-1, -1, pairs.shape[1])
+    )  # (b, seeds, n): medians of runs are fast
+    weights = (weights - (3 * noise).minimum(weights.amax(dim=2, keepdim=True) / 2)).clamp_(min=0)
+    weights = weights.scatter_(2, start[:, :, None], weights.amax(dim=2, keepdim=True))
     agreement = torch.zeros_like(weights)
     for _ in range(ROUNDS):
-        sums = pairs @ weights
+        sums = weights @ pairs
         # each against the mean of the others: that mean's length without it
-        length = (weights * (sums + weights)).sum(dim=1, keepdim=True) - 2 * weights * sums - weights.square()
+        length = (weights * (sums + weights)).sum(dim=2, keepdim=True) - 2 * weights * sums - weights.square()
         score = sums / length.clamp(min=1e-9).sqrt()
-        middle = score.median(dim=1, keepdim=True).values
-        deviation = (score - middle).abs().median(dim=1, keepdim=True).values / 0.6745
-        agreement = (score - middle) / deviation.clamp(min=1e-6)
+        above = score - score.median(dim=2, keepdim=True).values
+        deviation = above.abs().median(dim=2, keepdim=True).values / 0.6745
+        agreement = above / deviation.clamp(min=1e-6)
         joined = (agreement > JOIN) & (score > 0)
-        joined &= joined.sum(dim=1, keepdim=True) >= 3
+        joined &= joined.sum(dim=2, keepdim=True) >= 3
         agreement, weights = torch.where(joined, agreement, 0), torch.where(joined, score, 0)
         if not bool(joined.any()):
             break
-    total, seed = agreement.clamp(max=HIGH).sum(dim=1).max(dim=1)
-    return agreement.gather(2, seed[:, None, None].expand(-1, pairs.shape[1], 1))[..., 0], total, best[:, 0]
+    total, seed = agreement.clamp(max=HIGH).sum(dim=2).max(dim=1)
+    return agreement.gather(1, seed[:, None, None].expand(-1, 1, pairs.shape[1]))[:, 0], total, best[:, 0]
 
 
 def enough_permutations(false_alarm_rate: float, looks: int) -> int:
