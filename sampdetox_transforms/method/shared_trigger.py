@@ -100,12 +100,12 @@ def recover_shared(
         if len(found) == most or int(left.sum()) < LEAST + 3:
             break
         alike = same[left][:, left]
-        group = _clearest(views(residuals[left]), alike, false_alarm_rate, generator)
-        in_images = group is None and not is_small(images)  # what lies over all of a small one is in its residual
+        clearest = _clearest(views(residuals[left]), alike, false_alarm_rate, generator)
+        in_images = clearest is None and not is_small(images)  # what lies over all of a small one is in its residual
         if in_images:
             view = image_view(at_most(images[left], SEARCHED))
-            group = _clearest(view, alike, false_alarm_rate, generator)
-        if group is None:
+            clearest = _clearest(view, alike, false_alarm_rate, generator)
+        if clearest is None:
             moving = _moving(images, purified, left, same, false_alarm_rate, generator)
             if moving is None:
                 break
@@ -113,8 +113,9 @@ def recover_shared(
             found.append(moving)
             continue
         members = left.clone()
-        members[left] = group[0].members
-        recovered = _refined(images, purified, left, members, same, group[1], in_images)
+        group, p_value = clearest
+        members[left] = group.members
+        recovered = _refined(images, purified, left, members, same, p_value, in_images)
         left &= ~(recovered.members | members)
         carriers = images[recovered.members]
         if int(matching(carriers, recovered.shared, recovered.known, false_alarm_rate=false_alarm_rate).sum()) >= LEAST:
@@ -130,11 +131,12 @@ def _clearest(
     Nearly all of the time goes to chance, which is asked about a view only where those that stand out more were chance.
     """
     permutations = enough_permutations(false_alarm_rate, LOOKS)
-    every = {view: agreements(vectors, same, generator=generator) for view, vectors in seen.items()}
-    groups = {view: find_group(parts, floors=FLOORS[view]) for view, parts in every.items()}
-    clearest = sorted(((group, view) for view, group in groups.items() if group), key=lambda one: -one[0].clearness)
-    for group, view in clearest:
-        p_value = LOOKS * permutation_p_value(every[view], permutations=permutations, generator=generator)
+    groups = [
+        find_group(agreements(vectors, same, generator=generator), floors=FLOORS[view])
+        for view, vectors in seen.items()
+    ]
+    for group in sorted(filter(None, groups), key=lambda group: -group.clearness):
+        p_value = LOOKS * permutation_p_value(group.parts, permutations=permutations, generator=generator)
         if p_value <= false_alarm_rate:
             return group, p_value
     return None

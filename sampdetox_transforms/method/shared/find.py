@@ -66,11 +66,13 @@ class Group(NamedTuple):
         members: (n,) which ones.
         agreement: (n,) of each with the mean of the others, in robust deviations.
         clearness: of its agreement with the floor that it passes by most; 1 or more.
+        parts: (k, m, m), how much the images that were ``compared`` agree, for ``permutation_p_value``.
     """
 
     members: Bool[Tensor, " n"]
     agreement: Float[Tensor, " n"]
     clearness: float
+    parts: Float[Tensor, "k m m"]
 
 
 def views(residuals: Float[Tensor, "n c h w"]) -> dict[str, Float[Tensor, "n d"]]:
@@ -164,18 +166,16 @@ def find_group(
 ) -> Group | None:
     """The group with the clearest agreement, or None where it passes no floor; of many images some are ``compared``.
 
-    Whether chance would make one as clear is to be asked of ``permutation_p_value``.
-
     Args:
         parts: how much each pair agrees, in parts that add up to it, symmetric, 0 on the diagonal.
         floors: what the group's k-th best image must have, for one k of several, see ``FLOORS``.
     """
     some = compared(parts)
-    pairs = parts[:, some[:, None], some].sum(dim=0)
-    agreement = parts.new_zeros(parts.shape[1]).index_put((some,), _search(pairs[None])[0][0])
+    every, parts = parts.new_zeros(parts.shape[1]), parts[:, some[:, None], some]
+    agreement = every.index_put((some,), _search(parts.sum(dim=0)[None])[0][0])
     best = agreement.sort(descending=True).values
     clearness = max((float(best[k - 1]) / floor for k, floor in floors.items() if k <= len(best)), default=0.0)
-    return Group(agreement > 0, agreement, clearness) if clearness >= 1 else None
+    return Group(agreement > 0, agreement, clearness, parts) if clearness >= 1 else None
 
 
 def permutation_p_value(parts: Float[Tensor, "k n n"], *, permutations: int, generator: torch.Generator) -> float:
@@ -184,8 +184,6 @@ def permutation_p_value(parts: Float[Tensor, "k n n"], *, permutations: int, gen
     Without anything in common a part is as likely as its negative, and so the p-value is uniform. The search is part
     of what is repeated, so that choosing the best group is paid for. At least 1 / (permutations + 1).
     """
-    some = compared(parts)
-    parts = parts[:, some[:, None], some]
     _, total, clearest = _search(parts.sum(dim=0)[None])
     above, at_once = 0, max(1, AT_ONCE // parts[0].numel())
     for start in range(0, permutations, at_once):
@@ -205,9 +203,8 @@ def _search(pairs: Float[Tensor, "b n n"]) -> tuple[Float[Tensor, "b n"], Float[
     rows = pairs.clamp(0, 0.5).square().sum(dim=2)
     best, start = rows.topk(min(SEEDS, pairs.shape[1]), dim=1)  # a group may begin where these squares are largest
     noise = pairs[:, :: max(1, pairs.shape[1] // SPARSE)].abs().flatten(1).median(dim=1).values[:, None, None] / 0.6745
-    weights = pairs.gather(
-        1, start[:, :, None].expand(-1, -1, pairs.shape[1])
-    )  # (b, seeds, n): medians of runs are fast
+    # (b, seeds, n): medians are taken along the last dimension, where they are fast
+    weights = pairs.gather(1, start[:, :, None].expand(-1, -1, pairs.shape[1]))
     weights = (weights - (3 * noise).minimum(weights.amax(dim=2, keepdim=True) / 2)).clamp_(min=0)
     weights = weights.scatter_(2, start[:, :, None], weights.amax(dim=2, keepdim=True))
     agreement = torch.zeros_like(weights)
