@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sampdetox_transforms.method.restore import is_small
+from sampdetox_transforms.method.shared.differences import at_most, image_view
 from sampdetox_transforms.method.shared.estimate import Shared, blend, estimate
 from sampdetox_transforms.method.shared.find import (
     FLOORS,
@@ -21,10 +22,8 @@ from sampdetox_transforms.method.shared.find import (
     USUAL_IMAGES,
     Group,
     agreements,
-    at_most,
     enough_permutations,
     find_group,
-    image_view,
     permutation_p_value,
     same_content,
     usual_images,
@@ -32,7 +31,9 @@ from sampdetox_transforms.method.shared.find import (
 )
 from sampdetox_transforms.method.shared.match import (
     HALF,
+    PART,
     Filter,
+    Way,
     is_patch,
     make_filter,
     matching,
@@ -54,6 +55,9 @@ AGAIN, SURE = 2, 3e-5
 
 # What a match needs at least: more than this quantile of the others has, up to this share of what members have
 USUAL, BELOW = 0.98, 0.6
+
+
+WAYS: tuple[Way, ...] = ("own", "usual", "differences")  # of comparing, see ``Filter``
 
 
 @dataclass(frozen=True)
@@ -103,8 +107,7 @@ def recover_shared(
         clearest = _clearest(views(residuals[left]), alike, false_alarm_rate, generator)
         in_images = clearest is None and not is_small(images)  # what lies over all of a small one is in its residual
         if in_images:
-            view = image_view(at_most(images[left], SEARCHED))
-            clearest = _clearest(view, alike, false_alarm_rate, generator)
+            clearest = _clearest(image_view(images[left]), alike, false_alarm_rate, generator)
         if clearest is None:
             moving = _moving(images, purified, left, same, false_alarm_rate, generator)
             if moving is None:
@@ -194,12 +197,13 @@ def _refined(
 
 
 def _without_strays(images: Tensor, shared: Shared, known: Filter, members: Tensor) -> Tensor:
-    """Those that carry half of what members typically carry: the others dilute the pattern, and lower what a match
+    """Those that carry enough of what members typically carry: the others dilute the pattern, and lower what a match
     needs, until clean images match."""
     if is_patch(shared):
         return members
     amount, _ = strengths(images, shared, known)
-    stay = members & (amount > HALF * amount[members].median())
+    share = PART if known.way == "differences" else HALF
+    stay = members & (amount > share * amount[members].median())
     return stay if int(stay.sum()) >= LEAST else members
 
 
@@ -210,7 +214,7 @@ def _estimated(
 
     How much of it an image that carries it has is asked of half of the members with the pattern of the other half:
     the noise of an image is in the pattern that it was averaged into. The estimate that explains the other half's
-    mean best is taken, and the whitening that tells them better apart.
+    mean best is taken, and the way of comparing that tells them best apart.
     """
     index = others.nonzero()[:, 0]
     some = usual_images(len(index), images[0].numel(), max(USUAL_IMAGES, 3 * int(members.sum())))
@@ -222,7 +226,7 @@ def _estimated(
         reached = float(patch_distance(own, first).median())
         return first, make_filter(first, rest, reached=reached)
     whitened = whiten(own, rest.mean, rest.scale)
-    values = [Whitened(whitened.values[one::2]) for one in (0, 1)]
+    values = [Whitened(whitened.values[one::2], own[one::2]) for one in (0, 1)]
     ways = {
         mixed: [estimate(own[other::2], own_purified[other::2], rest, mixed=mixed) for other in (1, 0)]
         for mixed in ((False, True) if in_images or blend(own, rest.images) else (False,))
@@ -234,16 +238,16 @@ def _estimated(
     mixed = min(errors, key=lambda way: errors[way])
     shared = estimate(own, own_purified, rest, mixed=True) if mixed else first
     best: tuple[float, Filter] | None = None
-    for by_own in (True, False):
+    for way in WAYS if in_images else WAYS[:2]:
         with_it, without_it = [], []
         for one, half in zip(values, ways[mixed], strict=True):
-            known = make_filter(half, rest, by_own=by_own)
+            known = make_filter(half, rest, way=way)
             with_it.append(strengths_in(one, half, known)[0])
             without_it.append(strengths_in(rest.whitened, half, known)[0])
         amounts = torch.cat(with_it)
         apart = float(amounts.quantile(0.2) / torch.cat(without_it).quantile(0.98).clamp(min=1e-3))
         if best is None or apart > best[0]:
-            best = apart, make_filter(shared, rest, by_own=by_own, typical=float(amounts.median()))
+            best = apart, make_filter(shared, rest, way=way, typical=float(amounts.median()))
     assert best is not None
     known = best[1]
     # where clean images hold some of it by chance, as of a smooth pattern, a match needs more than nearly all of them;

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import get_args
 
 import PIL.Image
 import torch
@@ -16,12 +17,14 @@ from torch import Tensor
 
 from sampdetox_transforms._common import write_atomically
 from sampdetox_transforms.method.shared.estimate import OPAQUE, Shared
-from sampdetox_transforms.method.shared.match import Filter, matching, patch_distance, strengths, without
+from sampdetox_transforms.method.shared.match import Filter, Way, matching, patch_distance, strengths, without
 from sampdetox_transforms.method.shared.moving import nearest, without_moving
 from sampdetox_transforms.networks.checkpoints import WeightsFileError
 from sampdetox_transforms.transforms.shared_images import Fill, as_unit
 
-FORMAT = "sampdetox shared trigger 1"
+FORMAT = "sampdetox shared trigger 2"
+
+NUMBERS = tuple(name for name in Filter._fields if name not in ("mean", "scale"))  # of the filter, beside tensors
 
 # What may be taken out of images with nobody asked: the share of pixels that it covers, and how much it changes the
 # mean image, root mean square. Attackers need less; a frame, a title or half of a picture is more.
@@ -138,10 +141,7 @@ class SharedTrigger:
             "p_value": self.p_value,
             "images": self.images,
             "false_alarm_rate": self.false_alarm_rate,
-            "by_own": self.known.by_own,
-            "deviation": self.known.deviation,
-            "least": self.known.least,
-            "near": self.known.near,
+            **{name: getattr(self.known, name) for name in NUMBERS},
             "moves": self.moves,
         }
         text = json.dumps(about)
@@ -164,7 +164,7 @@ class SharedTrigger:
             if _digest(tensors, metadata["about"]) != metadata["sha256"]:
                 raise ValueError("its content is not what was saved")
             about = json.loads(metadata["about"])
-            known = {name: about.pop(name) for name in ("by_own", "deviation", "least", "near")}
+            known = {name: about.pop(name) for name in NUMBERS}
             known = Filter(tensors["mean"], tensors["scale"], **known)
             trigger = cls(tensors["pattern"], tensors["opacity"], **about, known=known, fill=fill)
             trigger._check()
@@ -215,7 +215,9 @@ class SharedTrigger:
             raise ValueError(f"pattern and opacity have the shapes {tuple(shape)} and {tuple(self.opacity.shape)}")
         if self.known.mean.shape != shape or self.known.scale.shape != shape:
             raise ValueError("mean and scale have other shapes than the pattern")
-        numbers = (self.p_value, self.false_alarm_rate, self.known.deviation, self.known.least, self.known.near)
+        if self.known.way not in get_args(Way):
+            raise ValueError(f"images are compared by {self.known.way!r}, which is none of {get_args(Way)}")
+        numbers = self.p_value, self.false_alarm_rate, *(getattr(self.known, name) for name in NUMBERS if name != "way")
         finite = all(bool(t.isfinite().all()) for t in (self.pattern, self.opacity, self.known.mean, self.known.scale))
         if not finite or not all(math.isfinite(number) for number in numbers):
             raise ValueError("it holds NaN or infinity")

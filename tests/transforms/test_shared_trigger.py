@@ -355,4 +355,4 @@ def test_what_is_kept_is_bounded_and_does_not_depend_on_the_order():
 def test_filter_is_what_the_file_holds(found, tmp_path):
     found.save(tmp_path / "trigger")
     assert set(load_file(tmp_path / "trigger")) == {"pattern", "opacity", "mean", "scale"}
-    assert set(Filter._fields) == {"mean", "scale", "by_own", "deviation", "least", "near"}
+    assert set(Filter._fields) == {"mean", "scale", "way", "deviation", "least", "near", "middle", "whole"}

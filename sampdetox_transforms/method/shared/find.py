@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from sampdetox_transforms.method.shared.differences import at_most
 from sampdetox_transforms.method.shared.spectrum import own, transformed, unit, usual
 
 LEAST = 5  # so few images or more carry a trigger, or none is claimed
@@ -25,9 +26,7 @@ JOIN = 4.0
 # GTSRB images, whole and cropped to the sign, 200 at a time, reach 10.6 and 4.9 as they are, and 5.9 and nothing where
 # each is whitened by its own spectrum; CIFAR-10, Tiny-ImageNet and faces reach less. The fifth of ten images with a
 # pattern has 8 to 60 and 5 to 50; of forty with a faint one the fifth has 9.6, the fifteenth 7.7.
-# The images themselves, of which one in ten or more has a picture of .15 mixed in: 5 to 160 and 4 to 115 where they are
-# photographs, up to 24 and 18 where they are signs; clean ones reach 9.7 and 7.0.
-FLOORS = {"flat": {5: 11.0, 15: 6.2}, "own": {5: 6.0, 15: 5.0}, "image": {5: 11.5, 15: 8.0}}
+FLOORS = {"flat": {5: 11.0, 15: 6.2}, "own": {5: 6.0, 15: 5.0}, "image": {5: 6.5, 15: 5.0}}
 
 # Pixels a side at which residuals are compared at most, and at which it is told what images show. With 112 patches that
 # move are taken for a pattern: what they share is then their colour.
@@ -43,9 +42,6 @@ RUNS = 2**14  # of coefficients that are drawn together, at least
 
 # Images that say what is usual, at least, and the values that more of them hold together
 USUAL_IMAGES, USUAL_VALUES = 64, 2**22  # 1,365 images of 32 pixels, 85 of 128
-
-# Half periods, along both sides together, from which on images are compared, and the most that a coefficient counts
-LOW, MOST_OF_IMAGE = 8, 4.0
 
 HIGH = 30.0  # more agreement of one image is no more evidence
 
@@ -88,21 +84,6 @@ def views(residuals: Float[Tensor, "n c h w"]) -> dict[str, Float[Tensor, "n d"]
     return {"flat": unit(whitened), "own": unit(whitened / own(whitened))}
 
 
-def image_view(images: Float[Tensor, "n c h w"]) -> dict[str, Float[Tensor, "n d"]]:
-    """The images themselves, whitened as "own" in ``views``: a picture that is mixed into them, and that the purifier
-    leaves there.
-
-    What images of a kind have in common anyway, a mean and a few low frequencies, is left out, and no coefficient
-    counts for more than ``MOST_OF_IMAGE`` usual ones.
-    """
-    some = usual_images(len(images), images[0].numel()).to(images.device)
-    coefficients = transformed(images - images.mean(dim=(2, 3), keepdim=True))
-    rows, columns = (torch.arange(size, device=images.device) for size in coefficients.shape[-2:])
-    low = rows[:, None] + columns < LOW
-    whitened = (coefficients / usual(coefficients[some])).masked_fill(low, 0)
-    return {"image": unit((whitened / own(whitened)).clamp(-MOST_OF_IMAGE, MOST_OF_IMAGE))}
-
-
 def usual_images(n: int, values: int, least: int = USUAL_IMAGES) -> Int[Tensor, " m"]:
     """Which of n images of so many values say what is usual: evenly chosen, so many that they hold ``USUAL_VALUES``
     together, and not fewer than ``least``. More would tell hardly more, and medians of large images take time."""
@@ -119,12 +100,6 @@ def same_content(purified: Float[Tensor, "n c h w"], threshold: float = SIMILAR)
     coefficients = transformed(purified - purified.median(dim=0).values)
     vectors = unit(coefficients / (coefficients.square().mean(dim=0).sqrt() + SMALL).sqrt())
     return vectors @ vectors.T > threshold
-
-
-def at_most(x: Float[Tensor, "n c y x"], side: int) -> Float[Tensor, "n c h w"]:
-    """Images of at most so many pixels a side, larger ones shrunk by averages of areas."""
-    size = min(x.shape[-2], side), min(x.shape[-1], side)
-    return x if size == tuple(x.shape[-2:]) else functional.adaptive_avg_pool2d(x, size)
 
 
 SMALL = 1e-6

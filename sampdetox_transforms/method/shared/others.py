@@ -7,6 +7,7 @@ from functools import cached_property
 from jaxtyping import Float
 from torch import Tensor
 
+from sampdetox_transforms.method.shared.differences import clamped_differences
 from sampdetox_transforms.method.shared.spectrum import own, smoothed, transformed, usual
 
 MEDIAN = math.pi / 2  # the variance of a median, of normal numbers, to that of their mean
@@ -28,14 +29,25 @@ def middle(x: Float[Tensor, "m ..."]) -> Float[Tensor, "..."]:
 
 @dataclass(frozen=True)
 class Whitened:
-    """Images as coefficients, (n, c, h, w), each divided by what is usual."""
+    """Images as patterns are looked for in them; what costs time is worked out where it is asked for.
+
+    Attributes:
+        values: coefficients, each divided by what is usual.
+        images: themselves, in [0, 1].
+    """
 
     values: Float[Tensor, "n c h w"]
+    images: Float[Tensor, "n c h w"]
 
     @cached_property
     def own(self) -> Float[Tensor, "n 1 h w"]:
-        """How large those of one image are beside what is usual; worked out where it is asked for."""
+        """How large the coefficients of one image are beside what is usual."""
         return own(self.values)
+
+    @cached_property
+    def differences(self) -> Float[Tensor, "n d"]:
+        """Clamped differences of neighbouring pixels."""
+        return clamped_differences(self.images)
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,7 @@ def describe(images: Float[Tensor, "n c h w"], purified: Float[Tensor, "n c h w"
         images,
         mean,
         scale,
-        Whitened(coefficients / scale),
+        Whitened(coefficients / scale, images),
         smoothed(coefficients.var(dim=0)[None], 3)[0],
         residuals.median(dim=0).values,
         MEDIAN * transformed(residuals).var(dim=0) / len(images),
@@ -84,4 +96,4 @@ def describe(images: Float[Tensor, "n c h w"], purified: Float[Tensor, "n c h w"
 
 def whiten(images: Float[Tensor, "n c h w"], mean: Float[Tensor, "c h w"], scale: Float[Tensor, "c h w"]) -> Whitened:
     """Other images, as ``describe`` does it with its own."""
-    return Whitened(transformed(images - mean) / scale)
+    return Whitened(transformed(images - mean) / scale, images)

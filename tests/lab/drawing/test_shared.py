@@ -11,7 +11,7 @@ from sampdetox_transforms.method.shared.match import Filter
 
 def trigger() -> SharedTrigger:
     pattern = 0.2 * torch.eye(8).expand(3, 8, 8).contiguous()
-    known = Filter(torch.full((3, 8, 8), 0.5), torch.ones(3, 8, 8), True, 1.0, 0.5, 0.02)
+    known = Filter(torch.full((3, 8, 8), 0.5), torch.ones(3, 8, 8), "own", 1.0, 0.5, 0.02)
     return SharedTrigger(pattern, torch.zeros(1, 8, 8), 0.01, 9, 0.01, known)
 
 
