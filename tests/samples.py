@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sampdetox_transforms import Purified, Schedule
 from sampdetox_transforms.method.calibration import Calibration, Calibrations
@@ -105,3 +105,16 @@ def run(
 def as_it_is(x0, networks, **settings) -> Purified:
     """The same, with nothing taken from images that are not flagged: the estimate of WhiteIsForeign is red all over."""
     return run(x0, networks, gain=0, **settings)
+
+
+def dead_leaves(n: int, side: int, seed: int) -> Tensor:
+    """Images of overlapping boxes (Mumford and Gidas 2001): their gradients are mostly 0, as those of photographs."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(n, 3, 1, 1, generator=generator).repeat(1, 1, side, side)
+    for image in images:
+        for _ in range(30):
+            top, left, height, width = (torch.rand(4, generator=generator) * side).long().tolist()
+            image[:, top : top + height // 2 + 2, left : left + width // 2 + 2] = torch.rand(
+                3, 1, 1, generator=generator
+            )
+    return (images + 0.01 * torch.randn(images.shape, generator=generator)).clamp(0, 1)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import dead_leaves
 from torch import Tensor
 from torch.nn import functional
 
@@ -99,19 +100,6 @@ def picture(side: int = 56) -> Tensor:
     generator = torch.Generator().manual_seed(4)
     boxes = torch.rand(3, 8, 8, generator=generator).round()
     return functional.interpolate(boxes[None], size=(side, side))[0]
-
-
-def dead_leaves(n: int, side: int, seed: int) -> Tensor:
-    """Images of overlapping boxes (Mumford and Gidas 2001): their gradients are mostly 0, as those of photographs."""
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.rand(n, 3, 1, 1, generator=generator).repeat(1, 1, side, side)
-    for image in images:
-        for _ in range(30):
-            top, left, height, width = (torch.rand(4, generator=generator) * side).long().tolist()
-            image[:, top : top + height // 2 + 2, left : left + width // 2 + 2] = torch.rand(
-                3, 1, 1, generator=generator
-            )
-    return (images + 0.01 * torch.randn(images.shape, generator=generator)).clamp(0, 1)
 
 
 def mixed(alpha: float, n: int = 80, carriers: int = 16, side: int = 56):

@@ -1,5 +1,6 @@
 """``recover_trigger``, ``SharedTrigger`` and ``TriggerMemory``: what users hand in and get back."""
 
+import math
 import threading
 from types import SimpleNamespace
 
@@ -237,6 +238,20 @@ class TestFiles:
         broken[0, 0, 0] = float("nan")
         SharedTrigger(**{**vars(found), name: broken}).save(tmp_path / "trigger")
         with pytest.raises(WeightsFileError, match="NaN"):
+            SharedTrigger.load(tmp_path / "trigger")
+
+    def test_what_belongs_to_clamped_differences_comes_back(self, found, tmp_path):
+        known = found.known._replace(way="differences", middle=0.125, whole=0.25, deviation=0.5)
+        SharedTrigger(**{**vars(found), "known": known}).save(tmp_path / "trigger")
+        again = SharedTrigger.load(tmp_path / "trigger").known
+        assert (again.way, again.middle, again.whole, again.deviation) == ("differences", 0.125, 0.25, 0.5)
+
+    @pytest.mark.parametrize(
+        ("wrong", "message"), [({"way": "guess"}, "'guess', which is none"), ({"whole": math.inf}, "infinity")]
+    )
+    def test_what_no_match_can_be_measured_against_is_refused(self, found, tmp_path, wrong, message):
+        SharedTrigger(**{**vars(found), "known": found.known._replace(**wrong)}).save(tmp_path / "trigger")
+        with pytest.raises(WeightsFileError, match=message):
             SharedTrigger.load(tmp_path / "trigger")
 
     def test_other_shapes_are_refused(self, found, tmp_path):
