@@ -31,7 +31,6 @@ from sampdetox_transforms.method.shared.find import (
 )
 from sampdetox_transforms.method.shared.match import (
     HALF,
-    PART,
     Filter,
     Way,
     is_patch,
@@ -57,7 +56,9 @@ AGAIN, SURE = 2, 3e-5
 USUAL, BELOW = 0.98, 0.6
 
 
-WAYS: tuple[Way, ...] = ("own", "usual", "differences")  # of comparing, see ``Filter``
+# Ways of comparing images with what was found in residuals, and in images, see ``Filter``
+IN_RESIDUALS: tuple[Way, ...] = ("own", "usual")
+IN_IMAGES: tuple[Way, ...] = ("differences",)
 
 
 @dataclass(frozen=True)
@@ -197,13 +198,12 @@ def _refined(
 
 
 def _without_strays(images: Tensor, shared: Shared, known: Filter, members: Tensor) -> Tensor:
-    """Those that carry enough of what members typically carry: the others dilute the pattern, and lower what a match
+    """Those that carry half of what members typically carry: the others dilute the pattern, and lower what a match
     needs, until clean images match."""
     if is_patch(shared):
         return members
     amount, _ = strengths(images, shared, known)
-    share = PART if known.way == "differences" else HALF
-    stay = members & (amount > share * amount[members].median())
+    stay = members & (amount > HALF * amount[members].median())
     return stay if int(stay.sum()) >= LEAST else members
 
 
@@ -214,7 +214,8 @@ def _estimated(
 
     How much of it an image that carries it has is asked of half of the members with the pattern of the other half:
     the noise of an image is in the pattern that it was averaged into. The estimate that explains the other half's
-    mean best is taken, and the way of comparing that tells them best apart.
+    mean best is taken, and the way of comparing that tells them best apart. Where only the images agree
+    (``in_images``), residuals say nothing, and a picture is all that it can be.
     """
     index = others.nonzero()[:, 0]
     some = usual_images(len(index), images[0].numel(), max(USUAL_IMAGES, 3 * int(members.sum())))
@@ -229,7 +230,7 @@ def _estimated(
     values = [Whitened(whitened.values[one::2], own[one::2]) for one in (0, 1)]
     ways = {
         mixed: [estimate(own[other::2], own_purified[other::2], rest, mixed=mixed) for other in (1, 0)]
-        for mixed in ((False, True) if in_images or blend(own, rest.images) else (False,))
+        for mixed in ((True,) if in_images else (False, True) if blend(own, rest.images) else (False,))
     }
     errors = {
         mixed: sum(unexplained(own[one::2], half, rest) for one, half in enumerate(halves))
@@ -238,7 +239,7 @@ def _estimated(
     mixed = min(errors, key=lambda way: errors[way])
     shared = estimate(own, own_purified, rest, mixed=True) if mixed else first
     best: tuple[float, Filter] | None = None
-    for way in WAYS if in_images else WAYS[:2]:
+    for way in IN_IMAGES if in_images else IN_RESIDUALS:
         with_it, without_it = [], []
         for one, half in zip(values, ways[mixed], strict=True):
             known = make_filter(half, rest, way=way)

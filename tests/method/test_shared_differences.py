@@ -1,4 +1,4 @@
-"""Clamped differences: a smooth picture mixed into images whose edges are far stronger."""
+"""Weighted differences: a smooth picture mixed into images whose edges are far stronger."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,9 @@ from samples import dead_leaves
 from torch import Tensor
 from torch.nn import functional
 
-from sampdetox_transforms.method.shared.differences import SIDE, clamped_differences, differences, image_view
+from sampdetox_transforms.method.shared.differences import SIDE, differences, image_view, weighted_differences
 from sampdetox_transforms.method.shared.estimate import Shared
-from sampdetox_transforms.method.shared.match import PART, make_filter, matching, strengths
+from sampdetox_transforms.method.shared.match import make_filter, matching, strengths
 from sampdetox_transforms.method.shared.others import describe
 from sampdetox_transforms.method.shared_trigger import recover_shared
 
@@ -24,42 +24,60 @@ def with_smooth(images: Tensor, alpha: float = 0.15) -> Tensor:
     return ((1 - alpha) * images + alpha * smooth(images.shape[-1])).mul(255).round() / 255
 
 
-class TestClampedDifferences:
+class TestWeightedDifferences:
     def test_by_hand(self):
         image = torch.tensor([[0.0, 0.1, 0.1], [0.0, 0.1, 0.9]])[None, None]
-        rows = [0.1, 0.0, 0.1, 0.8]
-        columns = [0.0, 0.0, 0.8]
-        usual = sorted(rows + columns)[3]
-        expected = np.tanh(4 * np.array(rows + columns) / usual)
-        expected /= np.linalg.norm(expected)
-        np.testing.assert_allclose(clamped_differences(image)[0].numpy(), expected, atol=1e-6)
+        seen = weighted_differences(image)
+        rows, columns = np.array([[0.1, 0.0], [0.1, 0.8]]), np.array([[0.0, 0.0, 0.8]])
+        # windows of three meet all four differences along rows, and two or three of those along columns
+        variances = np.full((2, 2), (rows**2).mean()), np.array([[0.0, 0.64 / 3, 0.64 / 2]])
+        weight = [1 / (variance + (3 / 255) ** 2) for variance in variances]
+        expected = np.concatenate([(rows * weight[0]).ravel(), (columns * weight[1]).ravel()])
+        np.testing.assert_allclose(seen.weighted[0].numpy(), expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(seen.weight[0].numpy(), np.concatenate([w.ravel() for w in weight]), rtol=1e-4)
 
-    def test_they_do_not_depend_on_brightness_or_contrast(self):
-        images = dead_leaves(4, 24, seed=0)
+    def test_what_is_flat_decides(self):
+        """An edge of 200 grey levels says less about what is added to it than a flat place does."""
+        image = torch.full((1, 1, 8, 8), 0.1)
+        image[..., :3] = 0.9
+        weight = weighted_differences(image).weight[0, : 8 * 7].view(8, 7)
+        assert (weight[:, 5:] > 1000 * weight[:, 1:4].amax(dim=1, keepdim=True)).all()
+
+    def test_brightness_does_not_matter(self):
+        images = 0.2 + 0.5 * dead_leaves(4, 24, seed=0)
         torch.testing.assert_close(
-            clamped_differences(images), clamped_differences(0.3 + 0.5 * images), atol=1e-4, rtol=0
+            weighted_differences(images).weighted, weighted_differences(images + 0.2).weighted, atol=0.02, rtol=1e-3
         )
 
-    def test_the_view_agrees_as_they_do(self):
-        images = dead_leaves(5, 24, seed=1)
-        vectors, view = clamped_differences(images), image_view(images)["image"]
-        torch.testing.assert_close(view @ view.T, vectors @ vectors.T, atol=1e-5, rtol=0)
-
     def test_one_colour_says_nothing(self):
-        assert not clamped_differences(torch.full((2, 3, 9, 9), 0.3)).any()
+        assert not weighted_differences(torch.full((2, 3, 9, 9), 0.25)).weighted.any()
 
     @pytest.mark.parametrize("side", [SIDE + 30, 2 * SIDE])
     def test_large_images_are_shrunk(self, side):
         image = torch.rand(1, 1, side, 20)
-        assert clamped_differences(image).shape == (1, SIDE * 19 + (SIDE - 1) * 20)
-        assert differences(image[0]).shape == (SIDE * 19 + (SIDE - 1) * 20,)
+        length = SIDE * 19 + (SIDE - 1) * 20
+        assert weighted_differences(image).weighted.shape == weighted_differences(image).weight.shape == (1, length)
+        assert differences(image[0]).shape == (length,)
 
-    def test_those_of_a_pattern_are_not_clamped(self):
-        pattern = torch.zeros(1, 1, 4)
-        pattern[..., 1:] = 0.1
-        pattern[..., 3:] = 0.4
-        expected = torch.tensor([0.1, 0.0, 0.3])
-        torch.testing.assert_close(differences(pattern), expected / expected.norm())
+    def test_those_of_a_pattern_are_as_they_are(self):
+        pattern = torch.tensor([0.0, 0.1, 0.1, 0.4])[None, None]
+        torch.testing.assert_close(differences(pattern), torch.tensor([0.1, 0.0, 0.3]))
+
+
+class TestView:
+    def test_length_one(self):
+        vectors = image_view(dead_leaves(5, 24, seed=1))["image"]
+        torch.testing.assert_close(vectors.norm(dim=1), torch.ones(5))
+
+    def test_photographs_of_the_sky_are_not_alike(self):
+        """All become brighter towards the horizon, and have no detail there."""
+        slope = torch.linspace(0.3, 0.6, 40)[:, None] * torch.tensor([0.4, 0.7, 1.0])[:, None, None]
+        images = slope + 0.004 * torch.randn(12, 3, 40, 40, generator=torch.Generator().manual_seed(2))
+        seen = weighted_differences(images).weighted
+        off = ~torch.eye(12, dtype=torch.bool)
+        assert torch.corrcoef(seen)[off].mean() > 0.15
+        vectors = image_view(images)["image"]
+        assert abs(float((vectors @ vectors.T)[off].mean())) < 0.05
 
 
 class TestSmoothPicture:
@@ -75,19 +93,18 @@ class TestSmoothPicture:
         assert carried.float().mean() > 0.9
         assert matching(fresh, found.shared, found.known, false_alarm_rate=0.01).float().mean() < 0.03
 
-    def test_how_much_is_there_is_in_units_of_what_is_typical(self):
+    def test_how_much_is_there_is_the_least_squares_fit(self):
         clean, fresh = dead_leaves(80, 64, seed=5), dead_leaves(60, 64, seed=6)
         pattern = 0.15 * (smooth() - clean.mean(dim=0))
         shared, others = Shared(pattern, torch.zeros(1, 64, 64)), describe(clean, clean)
-        first = make_filter(shared, others, way="differences")
-        carried, alone = (strengths(x, shared, first)[0] for x in (with_smooth(fresh), fresh))
-        known = make_filter(shared, others, way="differences", typical=float(carried.median()))
-        assert known.least == PART
-        amount, z = strengths(with_smooth(fresh), shared, known)
-        assert amount.median() == pytest.approx(1)
-        torch.testing.assert_close(amount, carried / known.whole)
-        amount_alone, z_alone = strengths(fresh, shared, known)
-        torch.testing.assert_close(amount_alone, alone / known.whole)
-        assert abs(float(amount_alone.median())) < 0.1
-        # deviations of images without it: about a normal number
-        assert z_alone.std() == pytest.approx(1, abs=0.4) and z.median() > 4
+        known = make_filter(shared, others, way="differences", typical=0.5)
+        assert known.least == 0.25 and known.deviation >= 1
+        seen = weighted_differences(fresh)
+        change = differences(pattern)
+        products = (seen.weighted * change).sum(dim=1), (seen.weight * change.square()).sum(dim=1)
+        amount, z = strengths(fresh, shared, known)
+        torch.testing.assert_close(amount, products[0] / products[1], atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(z * known.deviation, products[0] / products[1].sqrt(), atol=1e-2, rtol=1e-3)
+        carried, more = strengths(with_smooth(fresh), shared, known)
+        assert abs(float(amount.median())) < 0.1 < 0.5 < float(carried.median()) < 1.1
+        assert z.std() < 1.4 and more.median() > 4

@@ -240,14 +240,13 @@ class TestFiles:
         with pytest.raises(WeightsFileError, match="NaN"):
             SharedTrigger.load(tmp_path / "trigger")
 
-    def test_what_belongs_to_clamped_differences_comes_back(self, found, tmp_path):
-        known = found.known._replace(way="differences", middle=0.125, whole=0.25, deviation=0.5)
+    def test_numbers_of_the_filter_come_back(self, found, tmp_path):
+        known = found.known._replace(way="differences", deviation=2.5, least=0.125, near=0.25)
         SharedTrigger(**{**vars(found), "known": known}).save(tmp_path / "trigger")
-        again = SharedTrigger.load(tmp_path / "trigger").known
-        assert (again.way, again.middle, again.whole, again.deviation) == ("differences", 0.125, 0.25, 0.5)
+        assert SharedTrigger.load(tmp_path / "trigger").known[2:] == known[2:] == ("differences", 2.5, 0.125, 0.25)
 
     @pytest.mark.parametrize(
-        ("wrong", "message"), [({"way": "guess"}, "'guess', which is none"), ({"whole": math.inf}, "infinity")]
+        ("wrong", "message"), [({"way": "guess"}, "'guess', which is none"), ({"deviation": math.inf}, "infinity")]
     )
     def test_what_no_match_can_be_measured_against_is_refused(self, found, tmp_path, wrong, message):
         SharedTrigger(**{**vars(found), "known": found.known._replace(**wrong)}).save(tmp_path / "trigger")
@@ -370,4 +369,4 @@ def test_what_is_kept_is_bounded_and_does_not_depend_on_the_order():
 def test_filter_is_what_the_file_holds(found, tmp_path):
     found.save(tmp_path / "trigger")
     assert set(load_file(tmp_path / "trigger")) == {"pattern", "opacity", "mean", "scale"}
-    assert set(Filter._fields) == {"mean", "scale", "way", "deviation", "least", "near", "middle", "whole"}
+    assert set(Filter._fields) == {"mean", "scale", "way", "deviation", "least", "near"}

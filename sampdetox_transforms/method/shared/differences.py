@@ -1,40 +1,63 @@
-"""Differences of neighbouring pixels, none of which counts for more than a usual one: they show a picture that is mixed
-into images, and that the purifier leaves there.
+"""Differences of neighbouring pixels, each by the energy of those around it: they show a picture that is mixed into
+images, and that the purifier leaves there.
 
-An image is flat nearly everywhere, and there even a faint picture decides, while its few edges say no more than a flat
-place does. The gradients of photographs are mostly near 0, as Weiss (ICCV 2001) uses.
+An image is flat nearly everywhere, and there even a faint picture decides. Where each difference is a normal number
+whose variance is that of its neighbourhood (a Gaussian scale mixture, Portilla et al. 2003), what a pattern adds is
+told best by weights of one by that variance. Brightness and the two opponent colours have their own.
 """
+
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from sampdetox_transforms.method.shared.spectrum import transformed, unit
+from sampdetox_transforms.method.shared.spectrum import planes, smoothed, transformed, unit
 
-# Pixels a side at which images are compared at most, how steeply a difference is clamped (a usual one of the image then
-# counts .999), and what a usual one is at least
-SIDE, STEEP, LEAST_STEP = 112, 4.0, 0.5 / 255
+# Half periods, along both sides together, from which on images are compared
+LOW = 4
+
+# Pixels a side at which images are compared at most, pixels a side of a neighbourhood, and what is added to its
+# variance: of noise, which differs from pixel to pixel by chance, and of fine detail that a pattern has itself
+SIDE, WINDOW, LEAST = 56, 3, (3 / 255) ** 2
+
+
+class Differences(NamedTuple):
+    """Of each image along rows and along columns, (n, d).
+
+    Attributes:
+        weighted: differences by the variance around them.
+        weight: one by that variance.
+    """
+
+    weighted: Float[Tensor, "n d"]
+    weight: Float[Tensor, "n d"]
 
 
 def image_view(images: Float[Tensor, "n c h w"]) -> dict[str, Float[Tensor, "n d"]]:
-    """The images themselves, for ``agreements``: clamped differences, each of length 1.
+    """The images themselves, for ``agreements``: weighted differences, each of length 1.
 
-    As cosine coefficients, which changes no agreement: parts of these hardly depend on each other within one image,
-    while those of neighbouring pixels do.
+    As cosine coefficients, which hardly depend on each other within one image, while neighbouring pixels do. The lowest
+    are left out: blue skies have the same ones.
     """
-    parts = [transformed(part).flatten(1) for part in _clamped(at_most(images, SIDE))]
+    parts = []
+    for part in _differences(images):
+        rows, columns = (torch.arange(size, device=part.device) for size in part.shape[-2:])
+        parts.append(transformed(part / _variance(part)).masked_fill(rows[:, None] + columns < LOW, 0).flatten(1))
     return {"image": unit(torch.cat(parts, dim=1))}
 
 
-def clamped_differences(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
-    """Along rows and along columns, of images of at most ``SIDE`` pixels a side; of length 1."""
-    return unit(torch.cat([part.flatten(1) for part in _clamped(at_most(images, SIDE))], dim=1))
+def weighted_differences(images: Float[Tensor, "n c h w"]) -> Differences:
+    """Those of images of at most ``SIDE`` pixels a side; larger ones are shrunk."""
+    parts = _differences(images)
+    weight = torch.cat([_variance(part).reciprocal().flatten(1) for part in parts], dim=1)
+    return Differences(torch.cat([part.flatten(1) for part in parts], dim=1) * weight, weight)
 
 
 def differences(pattern: Float[Tensor, "c h w"]) -> Float[Tensor, " d"]:
-    """Those of a pattern, as they are, of length 1: what ``clamped_differences`` of images that carry it are like."""
-    return unit(torch.cat([part.flatten(1) for part in _differences(at_most(pattern[None], SIDE))], dim=1))[0]
+    """Those of a pattern, as they are."""
+    return torch.cat([part.flatten() for part in _differences(pattern[None])])
 
 
 def at_most(x: Float[Tensor, "n c y x"], side: int) -> Float[Tensor, "n c h w"]:
@@ -43,12 +66,10 @@ def at_most(x: Float[Tensor, "n c y x"], side: int) -> Float[Tensor, "n c h w"]:
     return x if size == tuple(x.shape[-2:]) else functional.adaptive_avg_pool2d(x, size)
 
 
-def _differences(x: Float[Tensor, "n c h w"]) -> tuple[Float[Tensor, "n c h v"], Float[Tensor, "n c g w"]]:
-    return x.diff(dim=-1), x.diff(dim=-2)
+def _differences(x: Float[Tensor, "n c y x"]) -> tuple[Float[Tensor, "n c h v"], Float[Tensor, "n c g w"]]:
+    small = planes(at_most(x, SIDE))
+    return small.diff(dim=-1), small.diff(dim=-2)
 
 
-def _clamped(x: Float[Tensor, "n c h w"]) -> list[Tensor]:
-    """Each divided by the usual one of its image, and clamped softly."""
-    both = _differences(x)
-    usual = torch.cat([part.abs().flatten(1) for part in both], dim=1).median(dim=1).values.clamp(min=LEAST_STEP)
-    return [(STEEP * part / usual[:, None, None, None]).tanh() for part in both]
+def _variance(part: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    return smoothed(part.square(), WINDOW) + LEAST

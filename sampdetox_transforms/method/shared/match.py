@@ -1,9 +1,8 @@
 """Which image carries a known pattern, and the image without it.
 
 A matched filter, whitened by what images usually are and by what this image is: <J, P> / <P, P> estimates how much of
-the pattern there is, with a known error. For a smooth picture in photographs, which coefficients do not tell, the
-image's differences of neighbouring pixels are clamped instead of whitened (``differences``). An opaque patch leaves
-nothing of the image, and is compared itself.
+the pattern there is, with a known error. A smooth picture in photographs, which coefficients do not tell, is told by
+differences of neighbouring pixels. An opaque patch leaves nothing of the image, and is compared itself.
 """
 
 from statistics import NormalDist
@@ -13,17 +12,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sampdetox_transforms.method.shared.differences import clamped_differences, differences
+from sampdetox_transforms.method.shared.differences import Differences, differences, weighted_differences
 from sampdetox_transforms.method.shared.estimate import CLIPPED, OPAQUE, Shared
 from sampdetox_transforms.method.shared.others import Others, Whitened, whiten
 from sampdetox_transforms.method.shared.spectrum import smoothed, transformed
 
 HALF = 0.5  # of the pattern, in its own unit: nearer to having it than to not having it
 
-# The same in clamped differences, of which images that carry the pattern have from half to twice the typical
-PART = 0.3
-
 Way = Literal["own", "usual", "differences"]
+
+# What images that carry the pattern typically have, at least; less is taken for so much. In differences they have .15
+# to .5 of a smooth picture: its estimate has noise of its own there.
+TYPICAL: dict[Way, float] = {"own": 0.4, "usual": 0.4, "differences": 0.1}
 
 NEAR = 4 / 255  # a patch's pixels are so near to it, root mean square, where nothing else is known
 
@@ -34,13 +34,11 @@ class Filter(NamedTuple):
     Attributes:
         mean: (c, h, w), the other images' mean.
         scale: (c, h, w), how large each coefficient of them usually is.
-        way: how an image is compared: whitened by what is "usual", by its "own" spectrum as well, or by its clamped
-            "differences".
-        deviation: of the other images' match; where they are whitened, in units of what that makes of noise.
-        least: how much of the pattern an image must have; a share of what those that carry it typically have.
+        way: how an image is compared: as coefficients by what is "usual", by the image's "own" spectrum as well, or as
+            "differences" by their own variance.
+        deviation: of the other images' match, in units of what this makes of noise.
+        least: how much of the pattern an image must have; half of what those that carry it typically have.
         near: for a patch, from which distance on an image does not carry it.
-        middle, whole: for "differences", what other images typically have, and how much more images that carry the
-            pattern do.
     """
 
     mean: Float[Tensor, "c h w"]
@@ -49,8 +47,6 @@ class Filter(NamedTuple):
     deviation: float
     least: float
     near: float
-    middle: float = 0.0
-    whole: float = 1.0
 
 
 def make_filter(
@@ -65,16 +61,12 @@ def make_filter(
         typical: how much of the pattern images that carry it have, where less than 1 can be recognised.
         reached: how near to a patch images that carry it are.
     """
-    least = HALF * min(1.0, max(typical, 0.4))
+    least = HALF * min(1.0, max(typical, TYPICAL[way]))
     known = Filter(others.mean, others.scale, way, 1.0, least, max(NEAR, 3 * reached))
     if is_patch(shared):
         return known
     _, z = strengths_in(others.whitened, shared, known)
-    middle = float(z.median())
-    deviation = float((z - middle).abs().median()) / 0.6745
-    if way == "differences":
-        return known._replace(deviation=max(deviation, 1e-6), least=PART, middle=middle, whole=max(typical, 1e-6))
-    return known._replace(deviation=max(1.0, deviation))
+    return known._replace(deviation=max(1.0, float((z - z.median()).abs().median()) / 0.6745))
 
 
 def is_patch(shared: Shared) -> bool:
@@ -87,29 +79,35 @@ def strengths(
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     """How much of the pattern is in each image, 1 being all of it, and how many deviations of noise that is."""
     if known.way == "differences":
-        return _by_differences(clamped_differences(images), shared, known)
+        return _in_differences(weighted_differences(images), shared, known)
     return strengths_in(whiten(images, known.mean, known.scale), shared, known)
 
 
 def strengths_in(whitened: Whitened, shared: Shared, known: Filter) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     """``strengths`` in images that are whitened already."""
     if known.way == "differences":
-        return _by_differences(whitened.differences, shared, known)
+        return _in_differences(whitened.differences, shared, known)
     pattern = transformed(_expected(shared, known)[None])[0] / known.scale
     product = (whitened.values * pattern).sum(dim=1).flatten(1)
     energy = pattern.square().sum(dim=0).flatten().expand_as(product)
     if known.way == "own":
         weight = whitened.own.flatten(1).square().reciprocal()
         product, energy = product * weight, energy * weight
-    product, energy = product.sum(dim=1), energy.sum(dim=1).clamp(min=1e-9)
-    return product / energy, product / energy.sqrt() / known.deviation
+    return _amount_and_z(product.sum(dim=1), energy.sum(dim=1), known)
 
 
-def _by_differences(
-    vectors: Float[Tensor, "n d"], shared: Shared, known: Filter
+def _in_differences(
+    seen: Differences, shared: Shared, known: Filter
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    above = vectors @ differences(_expected(shared, known)) - known.middle
-    return above / known.whole, above / known.deviation
+    pattern = differences(_expected(shared, known))
+    return _amount_and_z(seen.weighted @ pattern, seen.weight @ pattern.square(), known)
+
+
+def _amount_and_z(
+    product: Float[Tensor, " n"], energy: Float[Tensor, " n"], known: Filter
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    energy = energy.clamp(min=1e-9)
+    return product / energy, product / energy.sqrt() / known.deviation
 
 
 def _expected(shared: Shared, known: Filter) -> Float[Tensor, "c h w"]:

@@ -7,7 +7,7 @@ from functools import cached_property
 from jaxtyping import Float
 from torch import Tensor
 
-from sampdetox_transforms.method.shared.differences import clamped_differences
+from sampdetox_transforms.method.shared.differences import Differences, weighted_differences
 from sampdetox_transforms.method.shared.spectrum import own, smoothed, transformed, usual
 
 MEDIAN = math.pi / 2  # the variance of a median, of normal numbers, to that of their mean
@@ -45,9 +45,9 @@ class Whitened:
         return own(self.values)
 
     @cached_property
-    def differences(self) -> Float[Tensor, "n d"]:
-        """Clamped differences of neighbouring pixels."""
-        return clamped_differences(self.images)
+    def differences(self) -> Differences:
+        """Of neighbouring pixels."""
+        return weighted_differences(self.images)
 
 
 @dataclass(frozen=True)

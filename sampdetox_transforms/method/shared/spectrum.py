@@ -23,13 +23,13 @@ OWN_WINDOW, OWN_FLOOR = 0.47, 0.1
 def transformed(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     """The orthonormal cosine transform of the opponent planes; grey images have one plane."""
     rows, columns = _cosines(x.shape[-2]).to(x), _cosines(x.shape[-1]).to(x)
-    return rows @ _planes(x) @ columns.T
+    return rows @ planes(x) @ columns.T
 
 
 def restored(coefficients: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     """The inverse of ``transformed``."""
     rows, columns = _cosines(coefficients.shape[-2]).to(coefficients), _cosines(coefficients.shape[-1]).to(coefficients)
-    return _planes(rows.T @ coefficients @ columns, back=True)
+    return planes(rows.T @ coefficients @ columns, back=True)
 
 
 def usual(coefficients: Float[Tensor, "n c h w"]) -> Float[Tensor, "c h w"]:
@@ -79,7 +79,8 @@ def _means(size: int, side: int) -> Float[Tensor, "n n"]:
     return inside / inside.sum(dim=1, keepdim=True)
 
 
-def _planes(x: Tensor, back: bool = False) -> Tensor:
+def planes(x: Float[Tensor, "n c h w"], back: bool = False) -> Float[Tensor, "n c h w"]:
+    """Colours as brightness and two opponent planes, or these ``back``; grey images have one plane."""
     if x.shape[1] != 3:
         return x
     matrix = functional.normalize(torch.tensor(OPPONENT, dtype=torch.float64), dim=1).to(x)
