@@ -156,6 +156,19 @@ class TestMixed:
         )
         assert (framed - alone).square().mean() < 0.02 * frame.var()
 
+    def test_it_has_the_energy_of_a_picture(self):
+        """Of eight images, whose noise is as large as what they share: Wiener's filter would leave half."""
+        clean, own = dead_leaves(120, 48, seed=0), dead_leaves(8, 48, seed=7)
+        others = describe(clean, clean)
+        energies = []
+        for seed in (50, 51, 52):
+            shared = dead_leaves(1, 48, seed=seed)[0]
+            found = transformed(picture_in(0.85 * own + 0.15 * shared, others, 0.15)[None])
+            true = transformed(0.15 * (shared - others.mean)[None])
+            found[..., 0, 0] = true[..., 0, 0] = 0
+            energies.append(float(found.square().sum() / true.square().sum()))
+        assert 0.6 < min(energies) and max(energies) < 0.85
+
     def test_the_estimate_that_explains_more_of_the_other_half_is_taken(self):
         _clean, images, carriers = mixed(0.15)
         others = describe(images[~carriers], images[~carriers])
