@@ -80,13 +80,15 @@ class SharedTrigger:
     def strength(self, images: Tensor) -> Float[Tensor, " n"]:
         """How much of it is in each image: about 1 where an image carries it, about 0 elsewhere.
 
-        For a patch, 1 less the distance to it, in units of the distance at which an image matches no more.
+        For a patch, 1 less the distance to it, in units of the distance at which an image matches no more. For a
+        picture that was found in photographs themselves, in units of twice what a match needs at least.
         """
         x, shared, known = self._checked(images)
         if self._is_patch:
             distance = nearest(x, shared)[0] if self.moves else patch_distance(x, shared)
             return 1 - distance / (2 * known.near)
-        return strengths(x, shared, known)[0]
+        amount = strengths(x, shared, known)[0]
+        return amount / (2 * known.least) if known.way == "differences" else amount
 
     def remove(self, images: Tensor, fill: Fill | None = None) -> Tensor:
         """The images as they were before the trigger, in the type that they came in, whether or not they carry it.

@@ -12,6 +12,7 @@ from sampdetox_transforms.method.shared.estimate import Shared
 from sampdetox_transforms.method.shared.match import make_filter, matching, strengths
 from sampdetox_transforms.method.shared.others import describe
 from sampdetox_transforms.method.shared_trigger import recover_shared
+from sampdetox_transforms.transforms.shared_recovery import from_recovered
 
 
 def smooth(side: int = 64, seed: int = 3) -> Tensor:
@@ -92,6 +93,15 @@ class TestSmoothPicture:
         carried = matching(with_smooth(fresh), found.shared, found.known, false_alarm_rate=0.01)
         assert carried.float().mean() > 0.9
         assert matching(fresh, found.shared, found.known, false_alarm_rate=0.01).float().mean() < 0.03
+
+    def test_strength_is_about_one_or_none(self):
+        clean = dead_leaves(120, 64, seed=0)
+        images = torch.cat([with_smooth(clean[:20]), clean[20:]])
+        (found,) = recover_shared(images, images, most=1)
+        trigger, fresh = from_recovered(found, 0.01), dead_leaves(60, 64, seed=8)
+        assert trigger.known.way == "differences"
+        assert 0.6 < float(trigger.strength(with_smooth(fresh)).median()) < 2.5
+        assert abs(float(trigger.strength(fresh).median())) < 0.3
 
     def test_how_much_is_there_is_the_least_squares_fit(self):
         clean, fresh = dead_leaves(80, 64, seed=5), dead_leaves(60, 64, seed=6)
