@@ -100,6 +100,11 @@ class TestRecover:
         assert patch.matches(with_patch(fresh)).all() and not patch.matches(fresh).any()
         assert "patch" in repr(patch)
 
+    @pytest.mark.parametrize("size", [(1, 200), (200, 2), (2, 2), (1, 1), (3, 60)])
+    def test_thin_and_tiny_images(self, size):
+        images = torch.rand(20, 3, *size, generator=torch.Generator().manual_seed(0))
+        assert recover_trigger(images, Purifier(images, images)) is None
+
     def test_batches_and_order_do_not_matter(self, found):
         images, purifier = traffic()
         order = torch.randperm(NUMBER, generator=torch.Generator().manual_seed(1))

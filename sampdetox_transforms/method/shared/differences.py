@@ -66,9 +66,10 @@ def at_most(x: Float[Tensor, "n c y x"], side: int) -> Float[Tensor, "n c h w"]:
     return x if size == tuple(x.shape[-2:]) else functional.adaptive_avg_pool2d(x, size)
 
 
-def _differences(x: Float[Tensor, "n c y x"]) -> tuple[Float[Tensor, "n c h v"], Float[Tensor, "n c g w"]]:
+def _differences(x: Float[Tensor, "n c y x"]) -> list[Tensor]:
+    """Along rows and along columns; an image of one row has no neighbours there."""
     small = planes(at_most(x, SIDE))
-    return small.diff(dim=-1), small.diff(dim=-2)
+    return [small.diff(dim=dim) for dim in (-1, -2) if small.shape[dim] > 1]
 
 
 def _variance(part: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:

@@ -25,6 +25,8 @@ ROUNDS = 3  # of registration with what was registered before
 
 SMALLEST = 4  # pixels of a patch
 
+WINDOW = 3  # pixels a side that a change is averaged over; thinner images have no patch
+
 
 class Moving(NamedTuple):
     """A patch, where no image without it comes as near to it, and which images it is from."""
@@ -54,7 +56,9 @@ def find_moving(
         generator: of the permutations.
     """
     residual = images - purified
-    most = functional.avg_pool2d(residual.square().sum(dim=1, keepdim=True), 3, stride=1).amax(dim=(1, 2, 3))
+    if min(residual.shape[-2:]) < WINDOW:
+        return None
+    most = functional.avg_pool2d(residual.square().sum(dim=1, keepdim=True), WINDOW, stride=1).amax(dim=(1, 2, 3))
     candidates = most.topk(min(CANDIDATES, len(images))).indices
     if len(candidates) <= LEAST:
         return None
