@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sampdetox_transforms.method.restore import is_small
-from sampdetox_transforms.method.shared.differences import at_most, image_view
+from sampdetox_transforms.method.shared.differences import image_view
 from sampdetox_transforms.method.shared.estimate import Shared, blend, estimate
 from sampdetox_transforms.method.shared.find import (
     FLOORS,
@@ -42,7 +42,7 @@ from sampdetox_transforms.method.shared.match import (
 )
 from sampdetox_transforms.method.shared.moving import find_moving
 from sampdetox_transforms.method.shared.others import Others, Whitened, describe, whiten
-from sampdetox_transforms.method.shared.spectrum import transformed
+from sampdetox_transforms.method.shared.spectrum import at_most, transformed
 
 LOOKS = len(FLOORS) + 1  # at the residuals and images in each view, and for a patch that moves
 
@@ -54,7 +54,6 @@ AGAIN, SURE = 2, 3e-5
 
 # What a match needs at least: more than this quantile of the others has, up to this share of what members have
 USUAL, BELOW = 0.98, 0.6
-
 
 # Ways of comparing images with what was found in residuals, and in images, see ``Filter``
 IN_RESIDUALS: tuple[Way, ...] = ("own", "usual")
@@ -261,6 +260,6 @@ def _estimated(
 def unexplained(images: Tensor, shared: Shared, others: Others) -> float:
     """What is left of mean(images) - mean(others) beside what a pattern changes there, less what there was: negative
     where it explains something. Coefficients count half-way whitened."""
-    direct, changed = images.mean(dim=0) - others.mean, shared.pattern - shared.opacity * others.mean
+    direct, changed = images.mean(dim=0) - others.mean, shared.change(others.mean)
     direct, changed = transformed(torch.stack([direct, changed]))
     return float((changed * (changed - 2 * direct) / others.variance.sqrt().clamp(min=1e-6)).sum())

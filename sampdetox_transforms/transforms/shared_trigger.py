@@ -17,14 +17,14 @@ from torch import Tensor
 
 from sampdetox_transforms._common import write_atomically
 from sampdetox_transforms.method.shared.estimate import OPAQUE, Shared
-from sampdetox_transforms.method.shared.match import Filter, Way, matching, patch_distance, strengths, without
+from sampdetox_transforms.method.shared.match import Filter, Way, is_patch, matching, patch_distance, strengths, without
 from sampdetox_transforms.method.shared.moving import nearest, without_moving
 from sampdetox_transforms.networks.checkpoints import WeightsFileError
 from sampdetox_transforms.transforms.shared_images import Fill, as_unit
 
 FORMAT = "sampdetox shared trigger 2"
 
-NUMBERS = tuple(name for name in Filter._fields if name not in ("mean", "scale"))  # of the filter, beside tensors
+ABOUT_FILTER = ("way", "deviation", "least", "near")  # what a file says of it beside its tensors
 
 # What may be taken out of images with nobody asked: the share of pixels that it covers, and how much it changes the
 # mean image, root mean square. Attackers need less; a frame, a title or half of a picture is more.
@@ -143,7 +143,7 @@ class SharedTrigger:
             "p_value": self.p_value,
             "images": self.images,
             "false_alarm_rate": self.false_alarm_rate,
-            **{name: getattr(self.known, name) for name in NUMBERS},
+            **{name: getattr(self.known, name) for name in ABOUT_FILTER},
             "moves": self.moves,
         }
         text = json.dumps(about)
@@ -166,7 +166,7 @@ class SharedTrigger:
             if _digest(tensors, metadata["about"]) != metadata["sha256"]:
                 raise ValueError("its content is not what was saved")
             about = json.loads(metadata["about"])
-            known = {name: about.pop(name) for name in NUMBERS}
+            known = {name: about.pop(name) for name in ABOUT_FILTER}
             known = Filter(tensors["mean"], tensors["scale"], **known)
             trigger = cls(tensors["pattern"], tensors["opacity"], **about, known=known, fill=fill)
             trigger._check()
@@ -190,7 +190,7 @@ class SharedTrigger:
     @property
     def energy(self) -> float:
         """How much it changes the mean image: root mean square, in units of images in [0, 1]."""
-        return float((self.pattern - self.opacity * self.known.mean).square().mean().sqrt())
+        return float(Shared(self.pattern, self.opacity).change(self.known.mean).square().mean().sqrt())
 
     @property
     def is_small(self) -> bool:
@@ -207,8 +207,7 @@ class SharedTrigger:
 
     @property
     def _is_patch(self) -> bool:
-        opaque = self.opacity >= OPAQUE
-        return bool(opaque.any()) and not bool((self.pattern * ~opaque).any())
+        return is_patch(Shared(self.pattern, self.opacity))
 
     def _check(self) -> None:
         """What a file must hold beside the right hash."""
@@ -219,7 +218,7 @@ class SharedTrigger:
             raise ValueError("mean and scale have other shapes than the pattern")
         if self.known.way not in get_args(Way):
             raise ValueError(f"images are compared by {self.known.way!r}, which is none of {get_args(Way)}")
-        numbers = self.p_value, self.false_alarm_rate, *(getattr(self.known, name) for name in NUMBERS if name != "way")
+        numbers = self.p_value, self.false_alarm_rate, *(getattr(self.known, name) for name in ABOUT_FILTER[1:])
         finite = all(bool(t.isfinite().all()) for t in (self.pattern, self.opacity, self.known.mean, self.known.scale))
         if not finite or not all(math.isfinite(number) for number in numbers):
             raise ValueError("it holds NaN or infinity")

@@ -11,9 +11,8 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
-from sampdetox_transforms.method.shared.spectrum import planes, smoothed, transformed, unit
+from sampdetox_transforms.method.shared.spectrum import at_most, planes, smoothed, transformed, unit
 
 # Half periods, along both sides together, from which on images are compared
 LOW = 4
@@ -58,12 +57,6 @@ def weighted_differences(images: Float[Tensor, "n c h w"]) -> Differences:
 def differences(pattern: Float[Tensor, "c h w"]) -> Float[Tensor, " d"]:
     """Those of a pattern, as they are."""
     return torch.cat([part.flatten() for part in _differences(pattern[None])])
-
-
-def at_most(x: Float[Tensor, "n c y x"], side: int) -> Float[Tensor, "n c h w"]:
-    """Images of at most so many pixels a side, larger ones shrunk by averages of areas."""
-    size = min(x.shape[-2], side), min(x.shape[-1], side)
-    return x if size == tuple(x.shape[-2:]) else functional.adaptive_avg_pool2d(x, size)
 
 
 def _differences(x: Float[Tensor, "n c y x"]) -> list[Tensor]:

@@ -43,6 +43,10 @@ class Shared(NamedTuple):
     def opaque(self) -> Bool[Tensor, "1 h w"]:
         return self.opacity >= OPAQUE
 
+    def change(self, mean: Float[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:
+        """What it changes in the mean image."""
+        return self.pattern - self.opacity * mean
+
 
 def estimate(
     images: Float[Tensor, "m c h w"], purified: Float[Tensor, "m c h w"], others: Others, *, mixed: bool = False

@@ -14,8 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from sampdetox_transforms.method.shared.differences import at_most
-from sampdetox_transforms.method.shared.spectrum import own, transformed, unit, usual
+from sampdetox_transforms.method.shared.spectrum import at_most, own, transformed, unit, usual
 
 LEAST = 5  # so few images or more carry a trigger, or none is claimed
 

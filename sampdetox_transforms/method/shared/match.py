@@ -87,7 +87,7 @@ def strengths_in(whitened: Whitened, shared: Shared, known: Filter) -> tuple[Flo
     """``strengths`` in images that are whitened already."""
     if known.way == "differences":
         return _in_differences(whitened.differences, shared, known)
-    pattern = transformed(_expected(shared, known)[None])[0] / known.scale
+    pattern = transformed(shared.change(known.mean)[None])[0] / known.scale
     product = (whitened.values * pattern).sum(dim=1).flatten(1)
     energy = pattern.square().sum(dim=0).flatten().expand_as(product)
     if known.way == "own":
@@ -99,7 +99,7 @@ def strengths_in(whitened: Whitened, shared: Shared, known: Filter) -> tuple[Flo
 def _in_differences(
     seen: Differences, shared: Shared, known: Filter
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    pattern = differences(_expected(shared, known))
+    pattern = differences(shared.change(known.mean))
     return _amount_and_z(seen.weighted @ pattern, seen.weight @ pattern.square(), known)
 
 
@@ -108,11 +108,6 @@ def _amount_and_z(
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     energy = energy.clamp(min=1e-9)
     return product / energy, product / energy.sqrt() / known.deviation
-
-
-def _expected(shared: Shared, known: Filter) -> Float[Tensor, "c h w"]:
-    """What the pattern changes in the mean image."""
-    return shared.pattern - shared.opacity * known.mean
 
 
 def matching(

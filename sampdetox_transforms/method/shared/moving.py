@@ -15,6 +15,7 @@ from torch.nn import functional
 from sampdetox_transforms.method.shared.estimate import Shared, constant_pixels
 from sampdetox_transforms.method.shared.find import LEAST, PARTS, enough_permutations
 from sampdetox_transforms.method.shared.match import NEAR, spread
+from sampdetox_transforms.method.shared.spectrum import at_most
 
 CANDIDATES, COARSE = 24, 32  # images that are compared with each other, and the side at which they are
 
@@ -62,8 +63,7 @@ def find_moving(
     candidates = most.topk(min(CANDIDATES, len(images))).indices
     if len(candidates) <= LEAST:
         return None
-    size = (min(COARSE, images.shape[-2]), min(COARSE, images.shape[-1]))
-    spectra = whitened(functional.adaptive_avg_pool2d(residual[candidates], size))
+    spectra = whitened(at_most(residual[candidates], COARSE))
     excluded = same[candidates][:, candidates] | torch.eye(len(candidates), dtype=torch.bool, device=images.device)
     peaks = partners(spectra, excluded)
     clearness, seed = fourth(peaks)

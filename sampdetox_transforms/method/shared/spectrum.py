@@ -57,6 +57,12 @@ def smoothed(x: Float[Tensor, "n c h w"], side: int) -> Float[Tensor, "n c h w"]
     return _means(x.shape[-2], side).to(x) @ x @ _means(x.shape[-1], side).to(x).T if side > 1 else x
 
 
+def at_most(x: Float[Tensor, "n c y x"], side: int) -> Float[Tensor, "n c h w"]:
+    """Images of at most so many pixels a side, larger ones shrunk by averages of areas."""
+    size = min(x.shape[-2], side), min(x.shape[-1], side)
+    return x if size == tuple(x.shape[-2:]) else functional.adaptive_avg_pool2d(x, size)
+
+
 def unit(x: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
     """Each as a vector of length 1; what is nothing stays nothing."""
     flat = x.flatten(1)
