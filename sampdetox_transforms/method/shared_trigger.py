@@ -12,52 +12,29 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sampdetox_transforms.method.restore import is_small
-from sampdetox_transforms.method.shared.differences import image_view
-from sampdetox_transforms.method.shared.estimate import Shared, blend, estimate
+from sampdetox_transforms.method.shared.differences import difference_views
+from sampdetox_transforms.method.shared.estimate import Shared
 from sampdetox_transforms.method.shared.find import (
     FLOORS,
     LEAST,
     SEARCHED,
-    USUAL_IMAGES,
     Group,
     agreements,
     enough_permutations,
     find_group,
     permutation_p_value,
     same_content,
-    usual_images,
     views,
 )
-from sampdetox_transforms.method.shared.match import (
-    HALF,
-    Filter,
-    Way,
-    is_patch,
-    make_filter,
-    matching,
-    patch_distance,
-    strengths,
-    strengths_in,
-)
+from sampdetox_transforms.method.shared.match import Filter, make_filter, matching
 from sampdetox_transforms.method.shared.moving import find_moving
-from sampdetox_transforms.method.shared.others import Others, Whitened, describe, whiten
-from sampdetox_transforms.method.shared.spectrum import at_most, transformed
+from sampdetox_transforms.method.shared.others import describe
+from sampdetox_transforms.method.shared.refine import refined
+from sampdetox_transforms.method.shared.spectrum import at_most
 
-LOOKS = len(FLOORS) + 1  # at the residuals and images in each view, and for a patch that moves
+LOOKS = len(FLOORS) + 1  # in each view, and for a patch that moves
 
 MOST = 5  # triggers that are looked for, one after the other
-
-# Times that the pattern is estimated anew from all images that match it, and which rate these match at: a few images
-# that do not carry it cost more than a few more that do bring
-AGAIN, SURE = 2, 3e-5
-
-# What a match needs at least: more than this quantile of the others has, up to this share of what members have
-USUAL, BELOW = 0.98, 0.6
-
-# Ways of comparing images with what was found in residuals, and in images, see ``Filter``
-IN_RESIDUALS: tuple[Way, ...] = ("own", "usual")
-IN_IMAGES: tuple[Way, ...] = ("differences",)
 
 
 @dataclass(frozen=True)
@@ -103,27 +80,48 @@ def recover_shared(
     for _ in range(2 * most):
         if len(found) == most or int(left.sum()) < LEAST + 3:
             break
-        alike = same[left][:, left]
-        clearest = _clearest(views(residuals[left]), alike, false_alarm_rate, generator)
-        in_images = clearest is None and not is_small(images)  # what lies over all of a small one is in its residual
-        if in_images:
-            clearest = _clearest(image_view(images[left]), alike, false_alarm_rate, generator)
-        if clearest is None:
-            moving = _moving(images, purified, left, same, false_alarm_rate, generator)
-            if moving is None:
+        one, useless = _still(images, purified, residuals, left, same, false_alarm_rate, generator)
+        if one is None and not bool(useless.any()):
+            one = _moving(images, purified, left, same, false_alarm_rate, generator)
+            if one is None:
                 break
-            left &= ~moving.members
-            found.append(moving)
+        if one is not None:
+            found.append(one)
+            left &= ~one.members
+        left &= ~useless
+    return found
+
+
+def _still(
+    images: Tensor,
+    purified: Tensor,
+    residuals: Tensor,
+    left: Tensor,
+    same: Tensor,
+    false_alarm_rate: float,
+    generator: torch.Generator,
+) -> tuple[Recovered | None, Tensor]:
+    """A pattern that has one place in all images, and the images of groups that share something.
+
+    Differences of neighbours are asked where the residuals themselves show nothing, or nothing that tells at least half
+    of the images that it comes from.
+    """
+    useless = torch.zeros_like(left)
+    for faint in (False, True):
+        seen = difference_views(residuals[left], images[left]) if faint else views(residuals[left])
+        clearest = _clearest(seen, same[left][:, left], false_alarm_rate, generator)
+        if clearest is None:
             continue
         members = left.clone()
         group, p_value = clearest
         members[left] = group.members
-        recovered = _refined(images, purified, left, members, same, p_value, in_images)
-        left &= ~(recovered.members | members)
-        carriers = images[recovered.members]
-        if int(matching(carriers, recovered.shared, recovered.known, false_alarm_rate=false_alarm_rate).sum()) >= LEAST:
-            found.append(recovered)  # what not even its own images match is of no use
-    return found
+        shared, known, refined_members = refined(images, purified, left, members, same, faint=faint)
+        carriers = images[refined_members]
+        told = int(matching(carriers, shared, known, false_alarm_rate=false_alarm_rate).sum())
+        if told >= max(LEAST, len(carriers) / 2):
+            return Recovered(shared, known, p_value, refined_members), members
+        useless |= refined_members | members
+    return None, useless
 
 
 def _clearest(
@@ -170,96 +168,3 @@ def _moving(
     others = describe(some[~found.members], clean[~found.members])
     known = make_filter(found.shared, others)._replace(near=found.near)
     return Recovered(found.shared, known, found.p_value, members, moves=True)
-
-
-def _refined(
-    images: Tensor,
-    purified: Tensor,
-    left: Tensor,
-    members: Tensor,
-    same: Tensor,
-    p_value: float,
-    in_images: bool = False,
-) -> Recovered:
-    """The pattern, estimated anew from all images that match it."""
-    # what shows the same as a member is neither: that member's own noise is in the pattern
-    alike = same[:, members].any(dim=1)
-    shared, known = _estimated(images, purified, members, left & ~members & ~alike, in_images)
-    for _ in range(AGAIN):
-        match = matching(images, shared, known, false_alarm_rate=SURE) & left
-        more = _without_strays(images, shared, known, members | (match & ~alike))
-        others = left & ~more & ~match & ~alike
-        if torch.equal(more, members) or int(others.sum()) < LEAST:
-            break
-        members, alike = more, same[:, more].any(dim=1)
-        shared, known = _estimated(images, purified, members, others & ~alike, in_images)
-    return Recovered(shared, known, p_value, members)
-
-
-def _without_strays(images: Tensor, shared: Shared, known: Filter, members: Tensor) -> Tensor:
-    """Those that carry half of what members typically carry: the others dilute the pattern, and lower what a match
-    needs, until clean images match."""
-    if is_patch(shared):
-        return members
-    amount, _ = strengths(images, shared, known)
-    stay = members & (amount > HALF * amount[members].median())
-    return stay if int(stay.sum()) >= LEAST else members
-
-
-def _estimated(
-    images: Tensor, purified: Tensor, members: Tensor, others: Tensor, in_images: bool
-) -> tuple[Shared, Filter]:
-    """What the members share, and what a match with it is measured against.
-
-    How much of it an image that carries it has is asked of half of the members with the pattern of the other half:
-    the noise of an image is in the pattern that it was averaged into. The estimate that explains the other half's
-    mean best is taken, and the way of comparing that tells them best apart. Where only the images agree
-    (``in_images``), residuals say nothing, and a picture is all that it can be.
-    """
-    index = others.nonzero()[:, 0]
-    some = usual_images(len(index), images[0].numel(), max(USUAL_IMAGES, 3 * int(members.sum())))
-    compared_with = index[some.to(index.device)]
-    rest = describe(images[compared_with], purified[compared_with])
-    own, own_purified = images[members], purified[members]
-    first = estimate(own, own_purified, rest)
-    if is_patch(first):
-        reached = float(patch_distance(own, first).median())
-        return first, make_filter(first, rest, reached=reached)
-    whitened = whiten(own, rest.mean, rest.scale)
-    values = [Whitened(whitened.values[one::2], own[one::2]) for one in (0, 1)]
-    ways = {
-        mixed: [estimate(own[other::2], own_purified[other::2], rest, mixed=mixed) for other in (1, 0)]
-        for mixed in ((True,) if in_images else (False, True) if blend(own, rest.images) else (False,))
-    }
-    errors = {
-        mixed: sum(unexplained(own[one::2], half, rest) for one, half in enumerate(halves))
-        for mixed, halves in ways.items()
-    }
-    mixed = min(errors, key=lambda way: errors[way])
-    shared = estimate(own, own_purified, rest, mixed=True) if mixed else first
-    best: tuple[float, Filter] | None = None
-    for way in IN_IMAGES if in_images else IN_RESIDUALS:
-        with_it, without_it = [], []
-        for one, half in zip(values, ways[mixed], strict=True):
-            known = make_filter(half, rest, way=way)
-            with_it.append(strengths_in(one, half, known)[0])
-            without_it.append(strengths_in(rest.whitened, half, known)[0])
-        amounts = torch.cat(with_it)
-        apart = float(amounts.quantile(0.2) / torch.cat(without_it).quantile(0.98).clamp(min=1e-3))
-        if best is None or apart > best[0]:
-            best = apart, make_filter(shared, rest, way=way, typical=float(amounts.median()))
-    assert best is not None
-    known = best[1]
-    # where clean images hold some of it by chance, as of a smooth pattern, a match needs more than nearly all of them;
-    # no more than members have, as a few of the others may carry it unnoticed
-    most = BELOW * min(1.0, float(strengths_in(whitened, shared, known)[0].median()))
-    chance = float(strengths_in(rest.whitened, shared, known)[0].quantile(USUAL))
-    return shared, known._replace(least=max(known.least, min(chance, most)))
-
-
-def unexplained(images: Tensor, shared: Shared, others: Others) -> float:
-    """What is left of mean(images) - mean(others) beside what a pattern changes there, less what there was: negative
-    where it explains something. Coefficients count half-way whitened."""
-    direct, changed = images.mean(dim=0) - others.mean, shared.change(others.mean)
-    direct, changed = transformed(torch.stack([direct, changed]))
-    return float((changed * (changed - 2 * direct) / others.variance.sqrt().clamp(min=1e-6)).sum())

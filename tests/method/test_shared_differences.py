@@ -7,7 +7,12 @@ from samples import dead_leaves
 from torch import Tensor
 from torch.nn import functional
 
-from sampdetox_transforms.method.shared.differences import SIDE, differences, image_view, weighted_differences
+from sampdetox_transforms.method.shared.differences import (
+    SIDE,
+    difference_views,
+    differences,
+    weighted_differences,
+)
 from sampdetox_transforms.method.shared.estimate import Shared
 from sampdetox_transforms.method.shared.match import make_filter, matching, strengths
 from sampdetox_transforms.method.shared.others import describe
@@ -67,8 +72,8 @@ class TestWeightedDifferences:
 
 class TestView:
     def test_length_one(self):
-        vectors = image_view(dead_leaves(5, 24, seed=1))["image"]
-        torch.testing.assert_close(vectors.norm(dim=1), torch.ones(5))
+        for vectors in difference_views(*2 * [dead_leaves(5, 24, seed=1)]).values():
+            torch.testing.assert_close(vectors.norm(dim=1), torch.ones(5))
 
     def test_photographs_of_the_sky_are_not_alike(self):
         """All become brighter towards the horizon, and have no detail there."""
@@ -77,7 +82,7 @@ class TestView:
         seen = weighted_differences(images).weighted
         off = ~torch.eye(12, dtype=torch.bool)
         assert torch.corrcoef(seen)[off].mean() > 0.15
-        vectors = image_view(images)["image"]
+        vectors = difference_views(images, images)["images"]
         assert abs(float((vectors @ vectors.T)[off].mean())) < 0.05
 
 

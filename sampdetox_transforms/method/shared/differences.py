@@ -1,5 +1,5 @@
-"""Differences of neighbouring pixels, each by the energy of those around it: they show a picture that is mixed into
-images, and that the purifier leaves there.
+"""Differences of neighbouring pixels, each by the energy of those around it: they show a faint pattern over all of an
+image, and a picture that is mixed in and that the purifier leaves there.
 
 An image is flat nearly everywhere, and there even a faint picture decides. Where each difference is a normal number
 whose variance is that of its neighbourhood (a Gaussian scale mixture, Portilla et al. 2003), what a pattern adds is
@@ -14,12 +14,17 @@ from torch import Tensor
 
 from sampdetox_transforms.method.shared.spectrum import at_most, planes, smoothed, transformed, unit
 
-# Half periods, along both sides together, from which on images are compared
+# Half periods, along both sides together, from which on images are compared: blue skies have the lowest in common
 LOW = 4
+
+# Beside what is usual of each coefficient: this share of their mean, so that rare ones are not all that counts
+USUAL = 0.3
 
 # Pixels a side at which images are compared at most, pixels a side of a neighbourhood, and what is added to its
 # variance: of noise, which differs from pixel to pixel by chance, and of fine detail that a pattern has itself
 SIDE, WINDOW, LEAST = 56, 3, (3 / 255) ** 2
+
+REWEIGHTED = 3  # times that a mean of differences is worked out
 
 
 class Differences(NamedTuple):
@@ -34,17 +39,23 @@ class Differences(NamedTuple):
     weight: Float[Tensor, "n d"]
 
 
-def image_view(images: Float[Tensor, "n c h w"]) -> dict[str, Float[Tensor, "n d"]]:
-    """The images themselves, for ``agreements``: weighted differences, each of length 1.
+def difference_views(
+    residuals: Float[Tensor, "n c y x"], images: Float[Tensor, "n c h w"]
+) -> dict[str, Float[Tensor, "n d"]]:
+    """What a purifier took, and the images themselves, for ``agreements``: weighted differences, each of length 1."""
+    return {"differences": _view(residuals, 0), "images": _view(images, LOW)}
 
-    As cosine coefficients, which hardly depend on each other within one image, while neighbouring pixels do. The lowest
-    are left out: blue skies have the same ones.
-    """
+
+def _view(x: Float[Tensor, "n c h w"], low: int) -> Float[Tensor, "n d"]:
+    """Each by what is usual, as cosine coefficients, which hardly depend on each other within one image, while
+    neighbouring pixels do."""
     parts = []
-    for part in _differences(images):
+    for part in _differences(x):
         rows, columns = (torch.arange(size, device=part.device) for size in part.shape[-2:])
-        parts.append(transformed(part / _variance(part)).masked_fill(rows[:, None] + columns < LOW, 0).flatten(1))
-    return {"image": unit(torch.cat(parts, dim=1))}
+        parts.append(transformed(part / _variance(part)).masked_fill(rows[:, None] + columns < low, 0).flatten(1))
+    vectors = unit(torch.cat([x.new_zeros(len(x), 1), *parts], dim=1))  # one pixel has no neighbour
+    scale = vectors.square().mean(dim=0).sqrt()
+    return unit(vectors / (scale + USUAL * scale.mean()).clamp(min=1e-9))
 
 
 def weighted_differences(images: Float[Tensor, "n c h w"]) -> Differences:
@@ -57,6 +68,25 @@ def weighted_differences(images: Float[Tensor, "n c h w"]) -> Differences:
 def differences(pattern: Float[Tensor, "c h w"]) -> Float[Tensor, " d"]:
     """Those of a pattern, as they are."""
     return torch.cat([part.flatten() for part in _differences(pattern[None])])
+
+
+def mean_differences(
+    images: Float[Tensor, "m c h w"],
+) -> tuple[Float[Tensor, "c h v"], Float[Tensor, "c g w"]]:
+    """Weighted means over images, in rows (v = w - 1) and in columns (g = h - 1), at the images' own size.
+
+    Iteratively reweighted least squares: the variance around a difference is that of what is left of it beside the
+    mean so far, so that the edges of what all images share do not count as theirs.
+    """
+    means = []
+    for dim in (-1, -2):
+        part = planes(images).diff(dim=dim)
+        mean = part.new_zeros(part.shape[1:])
+        for _ in range(REWEIGHTED):
+            weight = _variance(part - mean).reciprocal()
+            mean = (part * weight).sum(dim=0) / weight.sum(dim=0)
+        means.append(planes(mean[None], back=True)[0])
+    return means[0], means[1]
 
 
 def _differences(x: Float[Tensor, "n c y x"]) -> list[Tensor]:

@@ -27,7 +27,12 @@ JOIN = 4.0
 # pattern has 8 to 60 and 5 to 50; of forty with a faint one the fifth has 9.6, the fifteenth 7.7.
 # Of the images themselves, clean ones of five kinds of photographs have no group at all (50 draws). The fifth of twenty
 # with a smooth picture has 8 to 15, that of ten 4 to 12.
-FLOORS = {"flat": {5: 11.0, 15: 6.2}, "own": {5: 6.0, 15: 5.0}, "image": {5: 6.0, 15: 5.0}}
+FLOORS = {
+    "flat": {5: 11.0, 15: 6.2},
+    "own": {5: 6.0, 15: 5.0},
+    "differences": {5: 6.0, 15: 4.5},
+    "images": {5: 7.5, 15: 5.5},
+}
 
 # Pixels a side at which residuals are compared at most, and at which it is told what images show. With 112 patches that
 # move are taken for a pattern: what they share is then their colour.

@@ -1,7 +1,8 @@
-"""A picture that is mixed into images, and that the purifier leaves there: from the medians of their gradients.
+"""A picture that is mixed into images, and that the purifier leaves there: from their differences of neighbours.
 
-The gradients of photographs are mostly near 0, so that their median over images tells a picture that all of them carry
-from the images far better than a mean does (Weiss, ICCV 2001; Dekel et al., CVPR 2017, for watermarks).
+A difference that lies where its image is flat says far more of the picture than one in detail. So their weighted mean
+over images tells the picture far better than the images' mean does; it is the least-squares fit where a difference is
+normal, with the variance around it.
 """
 
 import math
@@ -11,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sampdetox_transforms.method.shared.others import Others, median_gradients
+from sampdetox_transforms.method.shared.differences import mean_differences
+from sampdetox_transforms.method.shared.others import Others
 from sampdetox_transforms.method.shared.spectrum import restored, smoothed, transformed
 
 USUAL_SHARE = 0.15  # of a picture, where the images do not say how much of it is mixed in
@@ -31,12 +33,12 @@ def picture_in(images: Float[Tensor, "m c h w"], others: Others, alpha: float) -
     """
 
     def beside(some: Tensor) -> Tensor:
-        (x, y), (usual_x, usual_y) = median_gradients(some), others.gradients
+        (x, y), (usual_x, usual_y) = mean_differences(some), others.differences
         return integrated(x - usual_x, y - usual_y)
 
     found, apart = beside(images), beside(images[::2]) - beside(images[1::2])
     mean = transformed((images.mean(dim=0) - others.mean)[None])[0]
-    found[:, 0, 0] = mean[:, 0, 0]  # gradients do not say how bright it is
+    found[:, 0, 0] = mean[:, 0, 0]  # differences do not say how bright it is
     noise = smoothed((apart[None] / 2).square(), 3)[0]
     noise[:, 0, 0] = others.variance[:, 0, 0] / len(images)
     expected = (alpha or USUAL_SHARE) ** 2 * others.variance
@@ -45,7 +47,7 @@ def picture_in(images: Float[Tensor, "m c h w"], others: Others, alpha: float) -
 
 
 def integrated(x: Float[Tensor, "c h v"], y: Float[Tensor, "c g w"]) -> Float[Tensor, "c h w"]:
-    """The cosine coefficients, of opponent planes, of the image whose gradients are nearest to these; its mean is 0.
+    """The cosine coefficients, of opponent planes, of the image whose differences are nearest to these; its mean is 0.
 
     Poisson's equation with nothing beyond the border, which the cosine transform solves by a division.
     """

@@ -7,24 +7,10 @@ from functools import cached_property
 from jaxtyping import Float
 from torch import Tensor
 
-from sampdetox_transforms.method.shared.differences import Differences, weighted_differences
+from sampdetox_transforms.method.shared.differences import Differences, mean_differences, weighted_differences
 from sampdetox_transforms.method.shared.spectrum import own, smoothed, transformed, usual
 
 MEDIAN = math.pi / 2  # the variance of a median, of normal numbers, to that of their mean
-
-
-Gradients = tuple[Float[Tensor, "c h v"], Float[Tensor, "c g w"]]  # in rows, v = w - 1, and in columns, g = h - 1
-
-
-def median_gradients(x: Float[Tensor, "m c h w"]) -> Gradients:
-    """Of neighbours in a row, and in a column."""
-    return middle(x[..., 1:] - x[..., :-1]), middle(x[..., 1:, :] - x[..., :-1, :])
-
-
-def middle(x: Float[Tensor, "m ..."]) -> Float[Tensor, "..."]:
-    """The median over the first dimension, and not the lower one of two; ``torch.quantile`` takes no more than 2^24
-    values."""
-    return (x.median(dim=0).values - (-x).median(dim=0).values) / 2
 
 
 @dataclass(frozen=True)
@@ -56,6 +42,7 @@ class Others:
 
     Attributes:
         images: (n, c, h, w) in [0, 1].
+        purified: the same behind a purifier.
         mean: (c, h, w), their mean.
         scale: (c, h, w), how large each coefficient of an image minus the mean usually is.
         whitened: themselves.
@@ -65,6 +52,7 @@ class Others:
     """
 
     images: Float[Tensor, "n c h w"]
+    purified: Float[Tensor, "n c h w"]
     mean: Float[Tensor, "c h w"]
     scale: Float[Tensor, "c h w"]
     whitened: Whitened
@@ -73,9 +61,9 @@ class Others:
     residual_variance: Float[Tensor, "c h w"]
 
     @cached_property
-    def gradients(self) -> Gradients:
-        """The median gradients of the images; worked out where they are asked for."""
-        return median_gradients(self.images)
+    def differences(self) -> tuple[Float[Tensor, "c h v"], Float[Tensor, "c g w"]]:
+        """The weighted means of the images' differences; worked out where they are asked for."""
+        return mean_differences(self.images)
 
 
 def describe(images: Float[Tensor, "n c h w"], purified: Float[Tensor, "n c h w"]) -> Others:
@@ -85,6 +73,7 @@ def describe(images: Float[Tensor, "n c h w"], purified: Float[Tensor, "n c h w"
     scale = usual(coefficients)
     return Others(
         images,
+        purified,
         mean,
         scale,
         Whitened(coefficients / scale, images),
