@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sampdetox_transforms.method.restore import is_small
 from sampdetox_transforms.method.shared.differences import SIDE
 from sampdetox_transforms.method.shared.estimate import Shared, blend, estimate
 from sampdetox_transforms.method.shared.find import LEAST, USUAL_IMAGES, usual_images
@@ -38,8 +39,8 @@ USUAL, BELOW = 0.98, 0.6
 WAYS: tuple[Way, ...] = ("own", "usual", "differences")
 TOLD = 2.0
 
-# Estimates, whether from the images alone, and ways of comparing, where only differences showed a pattern; in images
-# that are larger than these are compared at, residuals have nothing of it then
+# Estimates, whether from the images alone, and ways of comparing, where only differences showed a pattern; residuals of
+# large images have nothing of it then
 IF_FAINT: tuple[tuple[bool, Way], ...] = tuple(itertools.product((False, True), WAYS))
 IF_LARGE: tuple[tuple[bool, Way], ...] = ((True, "differences"),)
 
@@ -83,9 +84,10 @@ def refined(
     # what shows the same as a member is neither: that member's own noise is in the pattern
     alike = same[:, members].any(dim=1)
     others = left & ~members & ~alike
-    # differences are compared so small, and so are the images until it is known which of them carry the pattern
-    seen, seen_purified = (at_most(x, SIDE) if faint else x for x in (images, purified))
-    among = None if not faint else IF_FAINT if seen.shape == images.shape else IF_LARGE
+    # differences are compared so small, and so are large images until it is known which of them carry the pattern
+    large = faint and not is_small(images)
+    seen, seen_purified = (at_most(x, SIDE) if large else x for x in (images, purified))
+    among = None if not faint else IF_LARGE if large else IF_FAINT
     shared, known, choice = _estimated(seen, seen_purified, members, others, among)
     for _ in range(AGAIN):
         match = matching(seen, shared, known, false_alarm_rate=SURE) & left
@@ -96,7 +98,7 @@ def refined(
         members, alike = more, same[:, more].any(dim=1)
         others = unmatched & ~alike
         shared, known, choice = _estimated(seen, seen_purified, members, others, among)
-    if seen.shape != images.shape:
+    if large:
         shared, known, _ = _estimated(images, purified, members, others, among, choice)
     return Refined(shared, known, members)
 
