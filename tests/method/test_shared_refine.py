@@ -50,6 +50,16 @@ class TestChoice:
         rest = describe(images[~carriers], images[~carriers])
         assert _chosen(images[carriers], images[carriers], rest, IF_FAINT).mixed
 
+    @pytest.mark.parametrize("left", [False, True])
+    def test_of_a_picture_the_estimate_is_taken_that_explains_the_other_half(self, left):
+        """Of one that is mixed in visibly, of which the purifier took what it changes on average, or nothing."""
+        clean, carriers = dead_leaves(120, 32, seed=2), torch.arange(120) < 24
+        size = 0.3 * carriers[:, None, None, None].float()
+        images = clean + size * (smooth(32) - clean)
+        purified = images if left else images - size * (smooth(32) - clean.mean(dim=0))
+        rest = describe(images[~carriers], purified[~carriers])
+        assert _chosen(images[carriers], purified[carriers], rest, None).mixed == left
+
     @pytest.mark.parametrize(("better", "mixed"), [(0.9 * CLEARER, False), (1.1 * CLEARER, True)])
     def test_images_must_tell_clearly_better_than_residuals(self, monkeypatch, better, mixed):
         images, purified, carriers = with_bits()
