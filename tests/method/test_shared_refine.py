@@ -9,7 +9,7 @@ from torch.nn import functional
 from sampdetox_transforms.method import shared_trigger
 from sampdetox_transforms.method.shared import refine
 from sampdetox_transforms.method.shared.differences import SIDE
-from sampdetox_transforms.method.shared.match import make_filter, matching
+from sampdetox_transforms.method.shared.match import make_filter, matching, strengths
 from sampdetox_transforms.method.shared.others import describe
 from sampdetox_transforms.method.shared.refine import CLEARER, IF_FAINT, IF_LARGE, WAYS, Refined, _chosen, refined
 from sampdetox_transforms.method.shared_trigger import recover_shared
@@ -127,15 +127,17 @@ class TestRefined:
 
 
 class TestSearch:
-    def test_where_a_pattern_does_not_tell_its_own_images_differences_are_asked(self, monkeypatch):
+    @pytest.mark.parametrize("matched", [0.0, 0.3])
+    def test_where_a_pattern_does_not_tell_its_own_images_differences_are_asked(self, monkeypatch, matched):
         images, purified, carriers = with_bits(taken=4.0)  # so that the residuals themselves show it
         order = []
 
         def useless_at_first(images, purified, left, members, same, *, faint=False):
             order.append(faint)
             found = refined(images, purified, left, members, same, faint=faint)
-            nothing = make_filter(found.shared, describe(images[~members], purified[~members]))._replace(least=9.0)
-            return found if faint else Refined(found.shared, nothing, found.members)
+            some = make_filter(found.shared, describe(images[~members], purified[~members]))
+            least = float(strengths(images[found.members], found.shared, some)[0].quantile(1 - matched))
+            return found if faint else Refined(found.shared, some._replace(least=least), found.members)
 
         monkeypatch.setattr(shared_trigger, "refined", useless_at_first)
         (found,) = recover_shared(images, purified, most=1)
