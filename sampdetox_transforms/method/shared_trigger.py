@@ -15,6 +15,7 @@ from torch import Tensor
 from sampdetox_transforms.method.shared.differences import difference_views
 from sampdetox_transforms.method.shared.estimate import Shared
 from sampdetox_transforms.method.shared.find import (
+    ALIKE,
     FLOORS,
     LEAST,
     SEARCHED,
@@ -109,7 +110,7 @@ def _still(
     useless = torch.zeros_like(left)
     for faint in (False, True):
         seen = difference_views(residuals[left], images[left]) if faint else views(residuals[left])
-        clearest = _clearest(seen, same[left][:, left], false_alarm_rate, generator)
+        clearest = _clearest(seen, same_content(purified[left], ALIKE), false_alarm_rate, generator)
         if clearest is None:
             continue
         members = left.clone()

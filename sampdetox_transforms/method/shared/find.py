@@ -36,7 +36,9 @@ FLOORS = {
 # move are taken for a pattern: what they share is then their colour.
 SEARCHED, CONTENT = 224, 32
 
-SIMILAR = 0.3  # two purified images correlate so much: they show the same thing, or two that are alike
+# Two purified images correlate so much: they show the same thing, or two that are so alike (signs of one kind) that
+# they agree without any trigger
+SIMILAR, ALIKE = 0.45, 0.3
 
 SEEDS, ROUNDS = 4, 10  # groups that are begun, and how often each is gone over
 
