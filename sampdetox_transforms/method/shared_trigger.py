@@ -23,6 +23,7 @@ from sampdetox_transforms.method.shared.find import (
     agreements,
     enough_permutations,
     find_group,
+    floors,
     permutation_p_value,
     same_content,
     views,
@@ -134,7 +135,7 @@ def _clearest(
     """
     permutations = enough_permutations(false_alarm_rate, LOOKS)
     groups = [
-        find_group(agreements(vectors, same, generator=generator), floors=FLOORS[view])
+        find_group(agreements(vectors, same, generator=generator), floors=floors(view, same))
         for view, vectors in seen.items()
     ]
     for group in sorted(filter(None, groups), key=lambda group: -group.clearness):

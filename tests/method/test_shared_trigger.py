@@ -29,6 +29,7 @@ from sampdetox_transforms.method.shared.find import (
     agreements,
     compared,
     find_group,
+    floors,
     permutation_p_value,
     same_content,
     usual_images,
@@ -249,6 +250,14 @@ class TestFind:
         assert wide is not None and wide.members[:30].sum() >= 25
         assert wide.clearness == pytest.approx(1 / 0.9)
         assert asked(8, {15: 4.0}) is None
+
+    @pytest.mark.parametrize(("pairs", "least"), [(0.02, 6.5), (0.05, 9.0)])
+    def test_more_is_asked_of_images_of_which_many_are_alike(self, pairs, least):
+        alike = torch.eye(100, dtype=torch.bool)
+        rows, columns = torch.triu_indices(100, 100, 1)[:, : int(pairs * 4950)]
+        alike[rows, columns] = alike[columns, rows] = True
+        assert floors("images", alike)[5] == least
+        assert floors("flat", alike) == FLOORS["flat"]
 
     def test_two_triggers_one_after_the_other(self):
         clean = natural(90)

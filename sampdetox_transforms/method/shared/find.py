@@ -32,6 +32,10 @@ FLOORS = {
     "images": {5: 9.0, 15: 6.2},
 }
 
+# Images themselves, where not so many pairs are alike: 5 to 8 % of signs are, and 2 % at most of six other kinds, whose
+# clean images reach 5.3 and nothing
+OFTEN, OF_ALL_KINDS = 0.03, {5: 6.5, 15: 5.0}
+
 # Pixels a side at which residuals are compared at most, and at which it is told what images show. With 112 patches that
 # move are taken for a pattern: what they share is then their colour.
 SEARCHED, CONTENT = 224, 32
@@ -109,6 +113,13 @@ def same_content(purified: Float[Tensor, "n c h w"], threshold: float = SIMILAR)
 
 
 SMALL = 1e-6
+
+
+def floors(view: str, alike: Bool[Tensor, "n n"]) -> Mapping[int, float]:
+    """What a group that is seen in a view must have, by how many of the images are alike."""
+    n = len(alike)
+    seldom = int(alike.sum()) - n <= OFTEN * n * (n - 1)
+    return OF_ALL_KINDS if view == "images" and seldom else FLOORS[view]
 
 
 def agreements(
