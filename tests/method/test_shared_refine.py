@@ -125,6 +125,13 @@ class TestRefined:
         assert sizes.count(168) == 1 and found.shared.pattern.shape == (3, 168, 168)
         assert found.known.way == "differences"
 
+    @pytest.mark.parametrize("faint", [False, True])
+    def test_where_all_others_are_like_a_member_they_are_compared_with(self, faint):
+        images, purified, carriers = with_bits(n=20, carriers=8)
+        all_alike = torch.ones(20, 20, dtype=torch.bool)
+        found = refined(images, purified, torch.ones(20, dtype=torch.bool), carriers, all_alike, faint=faint)
+        assert found.shared.pattern.isfinite().all() and found.known.least > 0
+
 
 class TestSearch:
     @pytest.mark.parametrize("matched", [0.0, 0.3])
