@@ -75,6 +75,25 @@ class TestView:
         for vectors in difference_views(*2 * [dead_leaves(5, 24, seed=1)]).values():
             torch.testing.assert_close(vectors.norm(dim=1), torch.ones(5))
 
+    def test_one_is_of_residuals_and_one_of_images(self):
+        x, y, z = (dead_leaves(5, 24, seed=seed) for seed in (1, 2, 3))
+        one, other = difference_views(x, y), difference_views(x, z)
+        torch.testing.assert_close(one["differences"], other["differences"])
+        assert not torch.allclose(one["images"], other["images"], atol=0.01)
+        torch.testing.assert_close(difference_views(z, y)["images"], one["images"])
+
+    def test_images_lack_the_lowest_coefficients(self):
+        seen = difference_views(*2 * [dead_leaves(6, 24, seed=1)])
+        empty = {view: int((vectors == 0).all(dim=0).sum()) for view, vectors in seen.items()}
+        assert (
+            empty["images"] - empty["differences"] == 2 * 3 * 10
+        )  # along rows and columns, three planes, 4 + 3 + 2 + 1
+
+    def test_each_coefficient_counts_alike(self):
+        """As they are, the largest usually have twice as much as the smallest."""
+        usual = difference_views(*2 * [dead_leaves(200, 24, seed=1)])["differences"].square().mean(dim=0).sqrt()[1:]
+        assert usual.quantile(0.95) < 1.5 * usual.quantile(0.05)
+
     def test_photographs_of_the_sky_are_not_alike(self):
         """All become brighter towards the horizon, and have no detail there."""
         slope = torch.linspace(0.3, 0.6, 40)[:, None] * torch.tensor([0.4, 0.7, 1.0])[:, None, None]
