@@ -108,10 +108,10 @@ def _still(
     Differences of neighbours are asked where the residuals themselves show nothing, or nothing that tells at least half
     of the images that it comes from.
     """
-    useless = torch.zeros_like(left)
+    useless, alike = torch.zeros_like(left), same_content(purified[left], ALIKE)
     for faint in (False, True):
         seen = difference_views(residuals[left], images[left]) if faint else views(residuals[left])
-        clearest = _clearest(seen, same_content(purified[left], ALIKE), false_alarm_rate, generator)
+        clearest = _clearest(seen, alike, false_alarm_rate, generator)
         if clearest is None:
             continue
         members = left.clone()
@@ -127,7 +127,7 @@ def _still(
 
 
 def _clearest(
-    seen: Mapping[str, Tensor], same: Tensor, false_alarm_rate: float, generator: torch.Generator
+    seen: Mapping[str, Tensor], alike: Tensor, false_alarm_rate: float, generator: torch.Generator
 ) -> tuple[Group, float] | None:
     """The group that stands out most in one of the views, with the p-value of all looks together.
 
@@ -135,7 +135,7 @@ def _clearest(
     """
     permutations = enough_permutations(false_alarm_rate, LOOKS)
     groups = [
-        find_group(agreements(vectors, same, generator=generator), floors=floors(view, same))
+        find_group(agreements(vectors, alike, generator=generator), floors=floors(view, alike))
         for view, vectors in seen.items()
     ]
     for group in sorted(filter(None, groups), key=lambda group: -group.clearness):

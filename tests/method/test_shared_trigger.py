@@ -120,7 +120,7 @@ class TestMixed:
         torch.testing.assert_close(found, x - x.mean(dim=(1, 2), keepdim=True), atol=1e-5, rtol=1e-4)
 
     def test_means_of_differences_by_hand(self):
-        """The second of three rounds and the last: weights of one by the variance of what is left around a place."""
+        """Three rounds, each with weights of one by the variance of what the mean so far leaves around a place."""
         x = torch.rand(4, 1, 3, 4, generator=torch.Generator().manual_seed(1))
         columns = np.diff(x.numpy()[:, 0], axis=-2)
         mean = np.zeros_like(columns[0])
@@ -146,7 +146,7 @@ class TestMixed:
         clean, _, carriers = mixed(0.15)
         others = describe(clean[~carriers], clean[~carriers])
         found = picture_in(clean[carriers], others, 0.15)
-        assert found.std() < 0.0075  # .0096 where noise is not told from what stands above it; the picture has .07
+        assert found.std() < 0.007  # .0096 where noise is not told from what stands above it; the picture has .07
 
     def test_how_bright_the_picture_is_comes_from_the_means(self):
         clean, _, carriers = mixed(0.15)

@@ -1,8 +1,9 @@
 """Which image carries a known pattern, and the image without it.
 
 A matched filter, whitened by what images usually are and by what this image is: <J, P> / <P, P> estimates how much of
-the pattern there is, with a known error. A smooth picture in photographs, which coefficients do not tell, is told by
-differences of neighbouring pixels. An opaque patch leaves nothing of the image, and is compared itself.
+the pattern there is, with a known error. A smooth picture in photographs and hidden bits, which coefficients do not
+tell, are told by differences of neighbouring pixels. An opaque patch leaves nothing of the image, and is compared
+itself.
 """
 
 from statistics import NormalDist

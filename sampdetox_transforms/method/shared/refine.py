@@ -83,7 +83,7 @@ def refined(
     """
     # what shows the same as a member is neither: that member's own noise is in the pattern
     alike = same[:, members].any(dim=1)
-    others = _without(left & ~members, alike)
+    others = _unlike(left & ~members, alike)
     # differences are compared so small, and so are large images until it is known which of them carry the pattern
     large = faint and not is_small(images)
     seen, seen_purified = (at_most(x, SIDE) if large else x for x in (images, purified))
@@ -96,14 +96,14 @@ def refined(
         if torch.equal(more, members) or int(unmatched.sum()) < LEAST:
             break
         members, alike = more, same[:, more].any(dim=1)
-        others = _without(unmatched, alike)
+        others = _unlike(unmatched, alike)
         shared, known, choice = _estimated(seen, seen_purified, members, others, among)
     if large:
         shared, known, _ = _estimated(images, purified, members, others, among, choice)
     return Refined(shared, known, members)
 
 
-def _without(others: Tensor, alike: Tensor) -> Tensor:
+def _unlike(others: Tensor, alike: Tensor) -> Tensor:
     """Others but for those that are like a member, where this leaves any to compare with."""
     rest = others & ~alike
     return rest if int(rest.sum()) >= LEAST else others
