@@ -19,13 +19,14 @@ from sampdetox_transforms.method.shared.find import (
     FLOORS,
     LEAST,
     SEARCHED,
+    SIMILAR,
     Group,
     agreements,
     enough_permutations,
     find_group,
     floors,
+    likeness,
     permutation_p_value,
-    same_content,
     views,
 )
 from sampdetox_transforms.method.shared.match import Filter, make_filter, matching
@@ -76,15 +77,15 @@ def recover_shared(
         seed: of the permutations.
     """
     generator = torch.Generator().manual_seed(seed)
-    residuals, same = at_most(images - purified, SEARCHED), same_content(purified)
+    residuals, alike = at_most(images - purified, SEARCHED), likeness(purified)
     left = torch.ones(len(images), dtype=torch.bool, device=images.device)
     found = []
     for _ in range(2 * most):
         if len(found) == most or int(left.sum()) < LEAST + 3:
             break
-        one, useless = _still(images, purified, residuals, left, same, false_alarm_rate, generator)
+        one, useless = _still(images, purified, residuals, left, alike, false_alarm_rate, generator)
         if one is None and not bool(useless.any()):
-            one = _moving(images, purified, left, same, false_alarm_rate, generator)
+            one = _moving(images, purified, left, alike > SIMILAR, false_alarm_rate, generator)
             if one is None:
                 break
         if one is not None:
@@ -99,7 +100,7 @@ def _still(
     purified: Tensor,
     residuals: Tensor,
     left: Tensor,
-    same: Tensor,
+    alike: Tensor,
     false_alarm_rate: float,
     generator: torch.Generator,
 ) -> tuple[Recovered | None, Tensor]:
@@ -108,16 +109,16 @@ def _still(
     Differences of neighbours are asked where the residuals themselves show nothing, or nothing that tells at least half
     of the images that it comes from.
     """
-    useless, alike = torch.zeros_like(left), same_content(purified[left], ALIKE)
+    useless, no_evidence = torch.zeros_like(left), alike[left][:, left] > ALIKE
     for faint in (False, True):
         seen = difference_views(residuals[left], images[left]) if faint else views(residuals[left])
-        clearest = _clearest(seen, alike, false_alarm_rate, generator)
+        clearest = _clearest(seen, no_evidence, false_alarm_rate, generator)
         if clearest is None:
             continue
         members = left.clone()
         group, p_value = clearest
         members[left] = group.members
-        shared, known, refined_members = refined(images, purified, left, members, same, faint=faint)
+        shared, known, refined_members = refined(images, purified, left, members, alike > SIMILAR, faint=faint)
         carriers = images[refined_members]
         told = int(matching(carriers, shared, known, false_alarm_rate=false_alarm_rate).sum())
         if told >= max(LEAST, len(carriers) / 2):

@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from sampdetox_transforms.method.windows import symmetric_pad
 from sampdetox_transforms.networks.photo_unet import PhotoUNet
 from sampdetox_transforms.training.config import PhotoTrainingConfig
 from sampdetox_transforms.training.loop import Progress, silent
@@ -23,6 +24,10 @@ WEIGHTS = "search.safetensors"
 # How large images are beside a batch when a trigger is put on them. Smaller ones are enlarged after that, as the look
 # enlarges them: then the edge of a trigger is no sharper than the rest.
 SCALES = (1, 1, 1.3, 2, 0.4, 0.4, 0.6, 0.8)
+
+# Half of the batches are mirrored at their borders, as the look mirrors: of images of 128 pixels and more by so many
+# pixels, of smaller ones by half of them. A trigger in a corner is a closed shape then.
+MIRRORED = 16
 
 
 def train_photo_search(
@@ -74,6 +79,8 @@ class PhotoBatch(NamedTuple):
 def photo_batch(crops: PhotoCrops, sizes: tuple[tuple[int, int, float], ...], generator: Generator) -> PhotoBatch:
     """A third of the images clean, an eighth with a dense trigger, the others with a local one."""
     side, n, _ = sizes[int(choose(1, [share for *_, share in sizes], torch.empty(0), generator))]
+    border = whole(0, 2, generator) * (MIRRORED if side >= 128 else MIRRORED // 2 if side >= 64 else 0)
+    side -= 2 * border
     own = int(side * SCALES[whole(0, len(SCALES), generator)])
     clean = crops.draw(n, own, generator)
     images, region = clean.clone(), torch.zeros(n, 1, own, own, dtype=torch.bool)
@@ -86,6 +93,7 @@ def photo_batch(crops: PhotoCrops, sizes: tuple[tuple[int, int, float], ...], ge
     if own != side:
         unseen = functional.interpolate(unseen.float(), (side, side), mode="area") > 0.5
     images, region = finish(images, region, side, generator)
+    images, region, unseen = (symmetric_pad(part, *[border] * 4) for part in (images, region, unseen))
     return PhotoBatch(images * 2 - 1, region, unseen, is_dense.float())
 
 

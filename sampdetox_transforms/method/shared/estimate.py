@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sampdetox_transforms.method.search import dilate
 from sampdetox_transforms.method.shared.mixed import picture_in
-from sampdetox_transforms.method.shared.others import Others
+from sampdetox_transforms.method.shared.others import Others, span
 from sampdetox_transforms.method.shared.spectrum import restored, smoothed, transformed
 
 CLIPPED = 0.5 / 255  # so near to 0 or 1 a value may have been cut off
@@ -26,7 +26,8 @@ WINDOWS, FALSE, SHARE = (1, 3, 7), 77, 1 / 40
 
 USUAL_GAIN = 1.2  # of what the residual must be multiplied with, where the images say little about it
 
-BLENDED = 32  # pixels a side, or twice as many, that say how much of a picture is mixed in: they are sorted
+# Shares of a picture that count: so much, and not so much that other images would span less than this beside it
+LEAST_SHARE, WIDEST = 0.05, 0.4
 
 SEEN = 0.5 / 255  # a fainter pattern changes no image in 8 bits
 
@@ -58,7 +59,7 @@ def estimate(
     purifier leaves the trigger (``mixed``), it is a picture that is asked of the images alone.
     """
     if mixed:
-        alpha = blend(images, others.images)
+        alpha = blend(images, others)
         return mixed_in(picture_in(images, others, alpha), alpha, others)
     unclipped, varied = _unclipped_mean(images - purified, images)
     residual = unclipped - others.residual
@@ -74,7 +75,7 @@ def estimate(
                 return Shared(torch.where(covered, picture, 0), covered.to(images))
         alpha = patch.to(images)
         return Shared(torch.where(patch, picture, pattern), alpha)
-    return mixed_in(pattern, blend(images, others.images), others)
+    return mixed_in(pattern, blend(images, others), others)
 
 
 def mixed_in(pattern: Float[Tensor, "c h w"], alpha: float, others: Others) -> Shared:
@@ -84,31 +85,20 @@ def mixed_in(pattern: Float[Tensor, "c h w"], alpha: float, others: Others) -> S
     return Shared(pattern, torch.full_like(pattern[:1], alpha))
 
 
-def blend(images: Float[Tensor, "m c h w"], others: Float[Tensor, "n c h w"]) -> float:
+def blend(images: Float[Tensor, "m c h w"], others: Others) -> float:
     """The share of a picture that is mixed into all of an image: 0 unless the images' range says otherwise.
 
     No pixel of (1 - a) I + a W spans more than 1 - a, while those of other images span all of [0, 1]. As many others
-    are taken at a time as there are images, and what the narrowest of a hundred such groups spans is no evidence.
+    are taken at a time as there are images, and what the narrowest of fifty such groups spans is no evidence.
     """
-    m = len(images)
-    if m < 6 or len(others) < 2 * m:
+    if len(images) < 6 or len(others.images) < 2 * len(images):
         return 0.0
-    step = max(1, min(images.shape[-2:]) // BLENDED)
-    images, others = (x[..., ::step, ::step] for x in (images, others))
-    generator = torch.Generator().manual_seed(0)
-    draws = [torch.randperm(len(others), generator=generator)[:m].to(others.device) for _ in range(50)]
-    usual = torch.stack([_span(others[draw]) for draw in draws])
-    span = _span(images)
-    if span >= usual.min() or span < 0.4:
+    value = span(images)
+    if not WIDEST <= value < 1 - LEAST_SHARE:  # nothing spans more than 1
         return 0.0
-    alpha = float(1 - span / usual.median())
-    return alpha if alpha > 0.05 else 0.0
-
-
-def _span(images: Float[Tensor, "m c h w"]) -> Float[Tensor, ""]:
-    """What the widest pixels span, a few images at each end and one pixel in a hundred left out."""
-    ordered, few = images.sort(dim=0).values, 1 + len(images) // 16
-    return (ordered[-1 - few] - ordered[few]).flatten().quantile(0.99)
+    usual = others.spans(len(images))
+    alpha = float(1 - value / usual.median())
+    return alpha if value < usual.min() and alpha > LEAST_SHARE else 0.0
 
 
 def _unclipped_mean(

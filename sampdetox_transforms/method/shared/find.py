@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from sampdetox_transforms.method.shared.chance import p_value_of
 from sampdetox_transforms.method.shared.spectrum import at_most, own, transformed, unit, usual
 
 LEAST = 5  # so few images or more carry a trigger, or none is claimed
@@ -57,7 +58,7 @@ HIGH = 30.0  # more agreement of one image is no more evidence
 
 SPARSE = 16  # the usual size of an agreement is taken from so many rows: a median over all costs more than the search
 
-AT_ONCE = 2**18  # values of the matrices that are searched at once: they stay in the cache
+AT_ONCE = 2**18  # values that are worked on at once: they stay in the cache
 
 # Images whose agreement is searched, and compared with chance; of more, those that agree most, and others evenly, which
 # they stand out from. Clean GTSRB images, 1,000 at a time, have groups with a fifth of 10.8 and a fifteenth of 8.0
@@ -90,8 +91,12 @@ def views(residuals: Float[Tensor, "n c h w"]) -> dict[str, Float[Tensor, "n d"]
     some = usual_images(len(residuals), residuals[0].numel()).to(residuals.device)
     # the median of all: that of some would be missing in all others, which share its negative then
     coefficients = transformed(residuals - residuals.median(dim=0).values)
-    whitened = coefficients / usual(coefficients[some])
-    return {"flat": unit(whitened), "own": unit(whitened / own(whitened))}
+    scale = usual(coefficients[some])
+    flat, by_own = (residuals.new_empty(len(residuals), residuals[0].numel()) for _ in range(2))
+    for part in torch.arange(len(residuals)).split(AT_ONCE // residuals[0].numel() + 1):
+        whitened = coefficients[part] / scale
+        flat[part], by_own[part] = unit(whitened), unit(whitened / own(whitened))
+    return {"flat": flat, "own": by_own}
 
 
 def usual_images(n: int, values: int, least: int = USUAL_IMAGES) -> Int[Tensor, " m"]:
@@ -101,15 +106,16 @@ def usual_images(n: int, values: int, least: int = USUAL_IMAGES) -> Int[Tensor, 
     return index if n <= most else index[:most] * n // most
 
 
-def same_content(purified: Float[Tensor, "n c h w"], threshold: float = SIMILAR) -> Bool[Tensor, "n n"]:
-    """Which pairs show the same thing, such as frames of one film: their residuals agree without any trigger.
+def likeness(purified: Float[Tensor, "n c h w"]) -> Float[Tensor, "n n"]:
+    """How much each pair of images shows the same, as a cosine: more than ``SIMILAR`` for frames of one film. Their
+    residuals agree without any trigger.
 
     Purified images are compared, small and half-way whitened, so that neither brightness nor a trigger decides.
     """
     purified = at_most(purified, CONTENT)
     coefficients = transformed(purified - purified.median(dim=0).values)
     vectors = unit(coefficients / (coefficients.square().mean(dim=0).sqrt() + SMALL).sqrt())
-    return vectors @ vectors.T > threshold
+    return vectors @ vectors.T
 
 
 SMALL = 1e-6
@@ -174,20 +180,20 @@ def permutation_p_value(parts: Float[Tensor, "k n n"], *, permutations: int, gen
     """How often chance alone makes a group as clear: each part of each residual negated or not, the search repeated.
 
     Without anything in common a part is as likely as its negative, and so the p-value is uniform. The search is part
-    of what is repeated, so that choosing the best group is paid for. At least 1 / (permutations + 1).
+    of what is repeated, so that choosing the best group is paid for. Far beyond chance fewer are made (``chance``).
     """
     _, total, clearest = _search(parts.sum(dim=0)[None])
-    above, at_once = 0, max(1, AT_ONCE // parts[0].numel())
-    for start in range(0, permutations, at_once):
-        number = min(at_once, permutations - start)
+
+    def draw(number: int) -> tuple[Tensor, Tensor]:
         signs = torch.randint(0, 2, (number, *parts.shape[:2]), generator=generator).to(parts) * 2 - 1
         pairs = parts.new_zeros(number, *parts.shape[1:])
         for sign, part in zip(signs.unbind(dim=1), parts, strict=True):
             pairs.addcmul_(sign[:, :, None] * part, sign[:, None, :])
         _, totals, rows = _search(pairs)
         # where neither has a group, the clearest row decides
-        above += int(((totals > total) | ((totals == total) & (rows >= clearest))).sum())
-    return (1 + above) / (permutations + 1)
+        return totals, (totals > total) | ((totals == total) & (rows >= clearest))
+
+    return p_value_of(float(total), draw, permutations=permutations, at_once=max(1, AT_ONCE // parts[0].numel()))
 
 
 def _search(pairs: Float[Tensor, "b n n"]) -> tuple[Float[Tensor, "b n"], Float[Tensor, " b"], Float[Tensor, " b"]]:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from sampdetox_transforms.method.shared.chance import p_value_of
 from sampdetox_transforms.method.shared.estimate import Shared, constant_pixels
 from sampdetox_transforms.method.shared.find import LEAST, PARTS, enough_permutations
 from sampdetox_transforms.method.shared.match import NEAR, spread
@@ -122,11 +123,13 @@ def chance(
     part = torch.randint(0, PARTS, (height, width), generator=generator)
     mirrored = part.flip((0, 1)).roll((1, 1), dims=(0, 1))
     part = torch.minimum(part, mirrored).to(spectra.device)
-    above = 0
-    for _ in range(permutations):
+
+    def draw(_: int) -> tuple[Tensor, Tensor]:
         signs = torch.randint(0, 2, (len(spectra), PARTS), generator=generator).to(spectra.device) * 2.0 - 1
-        above += fourth(partners(spectra * signs[:, part][:, None], excluded))[0] >= clearness
-    return (1 + above) / (permutations + 1)
+        value = fourth(partners(spectra * signs[:, part][:, None], excluded))[0]
+        return torch.tensor([value]), torch.tensor([value >= clearness])
+
+    return p_value_of(clearness, draw, permutations=permutations, at_once=1)
 
 
 def _patch_of(

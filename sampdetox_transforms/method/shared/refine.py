@@ -171,7 +171,7 @@ def _chosen(own: Tensor, own_purified: Tensor, rest: Others, among: Sequence[tup
         return [estimate(*half, mixed=mixed) for half in reversed(halves)]
 
     if among is None:
-        ways = (False, True) if blend(own, rest.images) else (False,)
+        ways = (False, True) if blend(own, rest) else (False,)
         patterns = {mixed: crossed(mixed) for mixed in ways}
         errors = {mixed: sum(map(_unexplained_half, halves, pair)) for mixed, pair in patterns.items()}
         least = min(errors, key=lambda mixed: errors[mixed])

@@ -52,9 +52,24 @@ def own(whitened: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 h w"]:
 def smoothed(x: Float[Tensor, "n c h w"], side: int) -> Float[Tensor, "n c h w"]:
     """Means over windows of ``side``; beyond the border there is nothing, not zeros.
 
-    Products of matrices: a window may be half as wide as the image.
+    Products of matrices: a window may be half as wide as the image. Of three pixels, sums of neighbours.
     """
+    if side == 3 and min(x.shape[-2:]) > 1:
+        return _mean_of_three(_mean_of_three(x, -1), -2)
     return _means(x.shape[-2], side).to(x) @ x @ _means(x.shape[-1], side).to(x).T if side > 1 else x
+
+
+def _mean_of_three(x: Tensor, dim: int) -> Tensor:
+    """Of each value and its two neighbours along a dimension; at either end of two."""
+    pairs = x.narrow(dim, 0, x.shape[dim] - 1) + x.narrow(dim, 1, x.shape[dim] - 1)
+    mean = torch.empty_like(x)
+    if x.shape[dim] > 2:
+        inner = mean.narrow(dim, 1, x.shape[dim] - 2)
+        torch.add(pairs.narrow(dim, 0, x.shape[dim] - 2), x.narrow(dim, 2, x.shape[dim] - 2), out=inner)
+        inner.div_(3)
+    for end in (0, -1):
+        mean.select(dim, end).copy_(pairs.select(dim, end) / 2)
+    return mean
 
 
 def at_most(x: Float[Tensor, "n c y x"], side: int) -> Float[Tensor, "n c h w"]:
