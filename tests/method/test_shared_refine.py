@@ -24,7 +24,7 @@ def smooth(side: int) -> Tensor:
     return functional.interpolate(small, size=(side, side), mode="bicubic", align_corners=False)[0].clamp(0, 1)
 
 
-def with_bits(n: int = 120, carriers: int = 24, taken: float = 0.5) -> tuple[Tensor, Tensor, Tensor]:
+def with_bits(n: int = 120, carriers: int = 24, taken: float = 0.7) -> tuple[Tensor, Tensor, Tensor]:
     """Images, the same behind a purifier that takes so much of what is hidden, and which carry it."""
     clean, size = dead_leaves(n, 32, seed=1), torch.zeros(n, 1, 1, 1)
     size[:carriers] = 1
@@ -59,6 +59,24 @@ class TestChoice:
         purified = images if left else images - size * (smooth(32) - clean.mean(dim=0))
         rest = describe(images[~carriers], purified[~carriers])
         assert _chosen(images[carriers], purified[carriers], rest, None).mixed == left
+
+    def test_how_much_of_a_picture_is_mixed_in_is_asked_of_residuals(self, monkeypatch):
+        """As the range of the images says less where few span all of it."""
+        clean, carriers = dead_leaves(120, 32, seed=2), torch.arange(120) < 24
+        size = 0.2 * carriers[:, None, None, None].float()
+        images = clean + size * (smooth(32).round() - clean)
+        purified = images - size * (smooth(32).round() - clean.mean(dim=0))
+        monkeypatch.setattr("sampdetox_transforms.method.shared.estimate.blend", lambda *_: 0.13)
+        given = []
+
+        def chosen(_own, _purified, _rest, _among, alpha=None):
+            given.append(alpha)
+            return refine._Choice(mixed=True, way="own", typical=1.0)
+
+        monkeypatch.setattr(refine, "_chosen", chosen)
+        shared, _, _ = refine._estimated(images, purified, carriers, ~carriers, None)
+        assert given[0] == pytest.approx(0.2, abs=0.02)
+        assert float(shared.opacity.mean()) == pytest.approx(given[0])
 
     @pytest.mark.parametrize(("better", "mixed"), [(0.9 * CLEARER, False), (1.1 * CLEARER, True)])
     def test_images_must_tell_clearly_better_than_residuals(self, monkeypatch, better, mixed):
@@ -115,7 +133,7 @@ class TestRefined:
         sizes, asked = [], []
         chosen, estimate = refine._chosen, refine.estimate
         monkeypatch.setattr(
-            refine, "_chosen", lambda own, *rest: (asked.append((own.shape[-1], rest[-1])), chosen(own, *rest))[1]
+            refine, "_chosen", lambda own, *rest: (asked.append((own.shape[-1], rest[2])), chosen(own, *rest))[1]
         )
         monkeypatch.setattr(
             refine, "estimate", lambda own, *rest, **how: (sizes.append(own.shape[-1]), estimate(own, *rest, **how))[1]

@@ -19,6 +19,7 @@ from sampdetox_transforms.method.shared.estimate import (
     Shared,
     _unclipped_mean,
     blend,
+    blended,
     estimate,
     times_noise,
 )
@@ -155,6 +156,15 @@ class TestMixed:
         others = describe(clean[~carriers], clean[~carriers])
         found, changed = picture_in(images[carriers], others, 0.3), (images - clean)[carriers].mean(dim=0)
         assert changed.mean() > 0.08 and 0.4 * changed.mean() < found.mean() < 1.2 * changed.mean()
+
+    def test_a_colour_that_no_picture_has_is_whole(self):
+        clean = dead_leaves(160, 32, seed=4)
+        cast = torch.tensor([-0.1, 0.2, -0.1])[:, None, None]
+        found = picture_in(clean[:20] + cast, describe(clean[20:], clean[20:]), 0.0).mean(dim=(1, 2))
+        beside = (clean[:20].mean(dim=0) - clean[20:].mean(dim=0)).mean(dim=(1, 2))
+        assert found[1] - found[[0, 2]].mean() == pytest.approx(
+            0.3 + float(beside[1] - beside[[0, 2]].mean()), rel=0.15
+        )
 
     def test_what_all_images_have_is_no_part_of_the_picture(self):
         _clean, images, carriers = mixed(0.15)
@@ -453,6 +463,25 @@ class TestEstimate:
         others = describe(spanned[40:], spanned[40:])
         assert blend(0.8 * spanned[:40] + 0.2 * picture, others) == pytest.approx(0.2, abs=0.03)
         assert blend(spanned[:40], others) == 0
+
+    @pytest.mark.parametrize(("said", "opacity"), [(0.13, 0.2), (0.25, 0.25), (0.08, 0)])
+    def test_a_picture_has_the_opacity_that_it_needs(self, said, opacity):
+        """Of a fifth of a picture the images' range may say less; where it says far less it is no picture."""
+        clean = natural(240, side=8)
+        picture = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(5)).round()  # black or white
+        change = 0.2 * (picture - clean.mean(dim=0))
+        found = blended(change, said, describe(clean, clean))
+        assert float(found.opacity.mean()) == pytest.approx(opacity, abs=0.01)
+        torch.testing.assert_close(found.change(clean.mean(dim=0)), change, atol=0.005, rtol=0)
+
+    def test_a_cast_that_the_purifier_hardly_takes_is_as_large_as_in_the_images(self):
+        """A green of 25 grey levels, of which a twelfth is taken."""
+        clean = natural(200)
+        cast = torch.tensor([-0.05, 0.1, -0.05])[:, None, None]
+        images = clean[:40] + cast
+        found = estimate(images, images - cast / 12, describe(clean[40:], clean[40:]))
+        assert found.opacity.max() == 0
+        assert found.pattern.mean(dim=(1, 2))[1] == pytest.approx(0.1, rel=0.25)
 
     def test_scale_is_that_of_the_images_not_of_the_purifier(self):
         clean, images, _, carriers = planted(stripes(), n=200, carriers=60)

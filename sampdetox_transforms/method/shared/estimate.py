@@ -24,10 +24,15 @@ BANDS = (0.016, 0.047, 0.09, 0.144, 0.22, 0.31, 0.44, 0.63)
 # be taken for one: in a fortieth of those of an image of 32 pixels, and in no more of a larger one
 WINDOWS, FALSE, SHARE = (1, 3, 7), 77, 1 / 40
 
-USUAL_GAIN = 1.2  # of what the residual must be multiplied with, where the images say little about it
+# What the residual must be multiplied with where the images say little about it, and how firmly that is assumed, in one
+# by a variance: of colours, which a purifier may leave for the most part, and of brightness, in which images differ
+USUAL_GAIN, LEAN = 1.2, (0.3, 1.0)
 
 # Shares of a picture that count: so much, and not so much that other images would span less than this beside it
 LEAST_SHARE, WIDEST = 0.05, 0.4
+
+# So much of the opacity must do for so many of a picture's pixels
+FAR_MORE, NEARLY_ALL = 2.0, 0.95
 
 SEEN = 0.5 / 255  # a fainter pattern changes no image in 8 bits
 
@@ -50,16 +55,22 @@ class Shared(NamedTuple):
 
 
 def estimate(
-    images: Float[Tensor, "m c h w"], purified: Float[Tensor, "m c h w"], others: Others, *, mixed: bool = False
+    images: Float[Tensor, "m c h w"],
+    purified: Float[Tensor, "m c h w"],
+    others: Others,
+    *,
+    mixed: bool = False,
+    alpha: float | None = None,
 ) -> Shared:
     """What ``images`` in [0, 1] share, beside ``others`` which do not.
 
     The residual, image minus purified, has the pattern's shape, but not its size: the purifier takes more of some
     frequencies than of others. The size is that of mean(images) - mean(others), which is right on average. Where the
-    purifier leaves the trigger (``mixed``), it is a picture that is asked of the images alone.
+    purifier leaves the trigger (``mixed``), it is a picture that is asked of the images alone, ``alpha`` of it, or as
+    much as their range says.
     """
     if mixed:
-        alpha = blend(images, others)
+        alpha = blend(images, others) if alpha is None else alpha
         return mixed_in(picture_in(images, others, alpha), alpha, others)
     unclipped, varied = _unclipped_mean(images - purified, images)
     residual = unclipped - others.residual
@@ -73,13 +84,23 @@ def estimate(
             inside = dilate(covered[None], 1)[0]
             if float((residual * inside).square().sum()) > share * float(residual.square().sum()):
                 return Shared(torch.where(covered, picture, 0), covered.to(images))
-        alpha = patch.to(images)
-        return Shared(torch.where(patch, picture, pattern), alpha)
-    return mixed_in(pattern, blend(images, others), others)
+        return Shared(torch.where(patch, picture, pattern), patch.to(images))
+    return blended(pattern, blend(images, others), others)
+
+
+def blended(pattern: Float[Tensor, "c h w"], alpha: float, others: Others) -> Shared:
+    """A pattern with the opacity of ``blend``, or with as much as it needs: mean(J) - mean(I) = P - a mean(I) is
+    a (W - mean(I)), and no picture W leaves [0, 1].
+
+    What would need far more is no picture: an added pattern narrows the images' range, too, where values are cut off.
+    """
+    needed = torch.maximum(-pattern / others.mean.clamp(min=SEEN), pattern / (1 - others.mean).clamp(min=SEEN))
+    least = float(needed.flatten().quantile(NEARLY_ALL))
+    return mixed_in(pattern, max(alpha, least) if least < FAR_MORE * alpha else 0.0, others)
 
 
 def mixed_in(pattern: Float[Tensor, "c h w"], alpha: float, others: Others) -> Shared:
-    """A pattern with the opacity of ``blend``: mean(J) - mean(I) = P - a mean(I)."""
+    """A pattern with an opacity, 0 for one that is added."""
     if alpha > 0:
         pattern = (pattern + alpha * others.mean).clamp(0, alpha)
     return Shared(pattern, torch.full_like(pattern[:1], alpha))
@@ -152,8 +173,9 @@ def _with_gain(residual: Tensor, noise: Tensor, images: Tensor, others: Others) 
     def summed(values: Tensor) -> Tensor:
         return shape.new_zeros(2 * (len(BANDS) + 1)).index_add(0, index, values.flatten())
 
-    gain = (summed(direct * shape / variance) + USUAL_GAIN) / (summed(shape.square() / variance) + 1)
-    shape = shape * gain.clamp(0.5, 8)[index].view_as(shape)
+    lean = torch.where(torch.arange(2 * (len(BANDS) + 1), device=shape.device) > len(BANDS), *LEAN).to(shape)
+    gain = (summed(direct * shape / variance) + USUAL_GAIN * lean) / (summed(shape.square() / variance) + lean)
+    shape = shape * gain.clamp(0.5, 10)[index].view_as(shape)
     taken = float(shape.square().mean().sqrt())
     return shape if taken > SEEN else direct * above_noise(direct, variance)
 

@@ -146,8 +146,10 @@ def _estimated(
         reached = float(patch_distance(own, shared).median())
         return shared, make_filter(shared, rest, reached=reached), choice
     if choice is None:
-        choice = _chosen(own, own_purified, rest, among)
-        shared = estimate(own, own_purified, rest, mixed=True) if choice.mixed else shared
+        # what a purifier took says how much of a picture is mixed in, unless it took nothing
+        alpha = float(shared.opacity.mean()) if among is None else None
+        choice = _chosen(own, own_purified, rest, among, alpha)
+        shared = estimate(own, own_purified, rest, mixed=True, alpha=alpha) if choice.mixed else shared
     known = make_filter(shared, rest, way=choice.way, typical=choice.typical)
     # where clean images hold some of it by chance, as of a smooth pattern, a match needs more than nearly all of them;
     # no more than members have, as a few of the others may carry it unnoticed
@@ -156,7 +158,13 @@ def _estimated(
     return shared, known._replace(least=max(known.least, min(chance, most))), choice
 
 
-def _chosen(own: Tensor, own_purified: Tensor, rest: Others, among: Sequence[tuple[bool, Way]] | None) -> _Choice:
+def _chosen(
+    own: Tensor,
+    own_purified: Tensor,
+    rest: Others,
+    among: Sequence[tuple[bool, Way]] | None,
+    alpha: float | None = None,
+) -> _Choice:
     """The estimate that explains best what members are beside others, and the way of comparing that tells them best.
 
     Half of the images are asked with the pattern of the other half: the noise of an image is in the pattern that it was
@@ -168,7 +176,7 @@ def _chosen(own: Tensor, own_purified: Tensor, rest: Others, among: Sequence[tup
     ]
 
     def crossed(mixed: bool) -> list[Shared]:
-        return [estimate(*half, mixed=mixed) for half in reversed(halves)]
+        return [estimate(*half, mixed=mixed, alpha=alpha) for half in reversed(halves)]
 
     if among is None:
         ways = (False, True) if blend(own, rest) else (False,)
