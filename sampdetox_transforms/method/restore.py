@@ -172,7 +172,8 @@ class Restore:
             x0, denoiser, schedule, noise: as in ``purify``.
             networks: find triggers in images of this size, and fill regions.
             calibrations: from what suspicion on an image is taken for a triggered one.
-            matched: images that a shared trigger was taken out of; what is left of it needs no more than t2_light.
+            matched: images that a shared trigger was taken out of; what is left of it needs no more than t2_light
+                where it is flagged, and t1 where it is in doubt.
         """
         calibration = calibrations.of(networks)
         t1, jitter = self.level_of(x0), self.jitter_of(x0)
@@ -184,11 +185,11 @@ class Restore:
         amount = colour_amount(seen.likely, self.colour, self.colour_gain)
         start = enlarge(x0, seen.x, self.without_colour(lightened(seen, self.gain), amount))
         in_doubt = self.level_in_doubt(x0)
-        doubtful = ~seen.alarms.any(dim=1) & (seen.p_value < DOUBT) & (in_doubt > t1)
+        known = torch.zeros_like(seen.alarms[:, 0]) if matched is None else matched
+        doubtful = ~(seen.alarms.any(dim=1) | known) & (seen.p_value < DOUBT) & (in_doubt > t1)
         stage1, levels, steps1 = diffuse.to_levels(start, ((~doubtful, t1), (doubtful, in_doubt)), noise)
         stage1 = jittered(stage1, jitter, noise)
         index = seen.alarms.any(dim=1).nonzero()[:, 0]
-        known = torch.zeros_like(seen.alarms[:, 0]) if matched is None else matched
         removed = self.take_out(seen.only(index), networks, calibration, known[index])
         mask = enlarge_map(removed.mask.to(x0), x0) > 0
         taken = torch.where(removed.dense.colour, 1.0, self.colour).to(amount)

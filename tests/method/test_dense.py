@@ -263,6 +263,10 @@ def test_images_in_doubt_have_a_level_of_their_own():
     x0[:, 0, 0, 0] = torch.tensor([-0.4, 0.5, 0.84, 0.97])  # p-values of 1, .5, .16 and .03
     result = run(x0, Doubts(), t1=12, t1_doubt=40, t2=60, stride=20, gain=0)
     assert result.level1.tolist() == [12, 12, 40, 12]
+    # what a shared trigger leaves is faint
+    matched = torch.tensor([False, False, True, False])
+    known = run(x0, Doubts(), matched=matched, t1=12, t1_doubt=40, t2=60, stride=20, gain=0)
+    assert known.level1.tolist() == [12, 12, 12, 12]
     assert result.timestep_map.flatten(1)[:, -1].tolist() == [0, 0, 0, 60]
     assert result.network_calls.tolist() == [2 + 1, 2 + 1, 2 + 2, 2 + 1 + 3]
     assert result.found.dense.tolist() == [False, False, False, True]
