@@ -22,6 +22,7 @@ from sampdetox_transforms.networks.denoiser import Denoiser, denoiser_of, requir
 from sampdetox_transforms.networks.safe_files import (
     Shapes,
     WeightsFileError,
+    filled,
     read_json,
     read_pickled,
     require_finite,
@@ -77,8 +78,7 @@ def read_checkpoint(
             )
     network = UNet.unfilled(config)
     state = _read_state(unet, pins, {name: tuple(value.shape) for name, value in network.state_dict().items()}, source)
-    network.to_empty(device="cpu").load_state_dict(state)
-    return denoiser_of(network, config, found, about.get("max_level"), source)
+    return denoiser_of(filled(network, state), config, found, about.get("max_level"), source)
 
 
 def schedule_from_config(config: Mapping[str, Any]) -> Schedule:

@@ -27,6 +27,7 @@ from sampdetox_transforms.networks.push_pull import push_pull
 from sampdetox_transforms.networks.restorer_files import RESTORER_FOLDER, load_calibrations, save_calibrations
 from sampdetox_transforms.networks.safe_files import (
     WeightsFileError,
+    filled,
     require_finite,
     require_shapes,
     safetensors_shapes,
@@ -36,8 +37,8 @@ from sampdetox_transforms.networks.tiles import in_parts
 
 PHOTOGRAPHS, CALIBRATION = "photographs.safetensors", "photographs.json"
 PHOTOGRAPHS_SHA256 = {
-    PHOTOGRAPHS: "e0d563d931c136edde49637609faa222484529b1801fe885daed4245967a5569",
-    CALIBRATION: "407fb385a77e1b3804cc99f38c752d9f419aecc9a90c33b21913a477505cbc53",
+    PHOTOGRAPHS: "41fb7a86b249059f8e9300dcdc4e8fc4c367e203db34c2b82c9c7493485d6004",
+    CALIBRATION: "d146a841417624b424f3217a4b4565addbeeb1ec0e712c2082917b1e28d59146",
 }
 LEAST_SIGMA = 0.01  # of the noise that the restoring network is told of
 
@@ -160,12 +161,13 @@ def load_photographs(folder: str | Path = RESTORER_FOLDER) -> tuple[Photographs 
         pins = PHOTOGRAPHS_SHA256 if folder == RESTORER_FOLDER else {}
         if pins:
             verify_sha256(path, pins[PHOTOGRAPHS])
-        networks = Photographs()
+        with torch.device("meta"):  # no random weights that the next lines would replace
+            networks = Photographs()
         expected = {name: tuple(value.shape) for name, value in networks.state_dict().items()}
         require_shapes(safetensors_shapes(path), expected, str(path), "the networks for photographs")
         state = load_file(path)
         require_finite(state, str(path))
-        networks.load_state_dict({name: value.float() for name, value in state.items()})
+        filled(networks, state)
         calibrations = load_calibrations(folder / CALIBRATION, sha256=pins.get(CALIBRATION, ""))
     except WeightsFileError:
         raise

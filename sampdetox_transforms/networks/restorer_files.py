@@ -18,6 +18,7 @@ from sampdetox_transforms.networks.light_denoiser import LightDenoiser
 from sampdetox_transforms.networks.restorer import Specialists
 from sampdetox_transforms.networks.safe_files import (
     WeightsFileError,
+    filled,
     read_json,
     require_finite,
     require_shapes,
@@ -62,8 +63,7 @@ def load_restorer(
     about = path.stat()
     stamp = (about.st_mtime_ns, about.st_size, about.st_ino)
     state = _read_state(path, stamp, pins.get(RESTORER, ""))
-    restorer = _unfilled(state).to_empty(device="cpu")
-    restorer.load_state_dict(state)  # a copy, in float32
+    restorer = filled(_unfilled(state), state)
     restorer.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return restorer.eval().requires_grad_(False), calibration
 

@@ -10,11 +10,12 @@ import os
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.nn import Module
 
 MAX_JSON_BYTES = 2**20
 
@@ -23,6 +24,8 @@ MAX_WEIGHTS_BYTES = 4 * 2**30
 MAX_HEADER_BYTES = 8 * 2**20  # of a safetensors file: names and shapes; the largest network has some 100 KB
 
 FLOATS = ("F64", "F32", "F16", "BF16")  # safetensors' names
+
+AnyModule = TypeVar("AnyModule", bound=Module)
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -168,3 +171,15 @@ def _some(names: Iterable[str]) -> str:
     """The first four, each cut to a length for a message, and how many more."""
     names = [name if len(name) <= 200 else name[:200] + "..." for name in names]
     return "; ".join(names[:4]) + (f", and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def filled(network: AnyModule, state: Mapping[str, Tensor]) -> AnyModule:
+    """A network that was made on the device "meta", with these weights: copies of them, in float32.
+
+    ``to_empty`` would do as well, and would load PyTorch's symbolic shapes for it, which take a second.
+
+    Raises:
+        RuntimeError: weights of other names or shapes.
+    """
+    network.load_state_dict({name: value.to(torch.float32, copy=True) for name, value in state.items()}, assign=True)
+    return network

@@ -221,7 +221,7 @@ class UNet(nn.Module):
 
     @classmethod
     def unfilled(cls, config: UNetConfig) -> "UNet":
-        """The network without memory for its weights: on the device "meta", until ``to_empty`` gives it some."""
+        """The network without memory for its weights: on the device "meta", until ``filled`` gives it some."""
         with torch.device("meta"):
             return cls(config)
 

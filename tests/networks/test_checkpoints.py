@@ -302,7 +302,7 @@ def nothing_built(monkeypatch):
     def fail(*args, **kwargs):
         raise Built
 
-    monkeypatch.setattr(UNet, "to_empty", fail)
+    monkeypatch.setattr(checkpoints, "filled", fail)
     monkeypatch.setattr(checkpoints, "load_file", fail)
     monkeypatch.setattr(torch.nn.init, "kaiming_uniform_", lambda x, *a, **k: x if x.is_meta else fail())
 

@@ -87,9 +87,10 @@ def messages(error: BaseException | None) -> str:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("tracer", TRACERS)
-@pytest.mark.parametrize("wrapped", [False, True])
-@pytest.mark.parametrize("preset", ["restore", "ddim"])
+@pytest.mark.parametrize(
+    ("tracer", "wrapped", "preset"),
+    [*((tracer, True, "restore") for tracer in TRACERS), *((tracer, False, "ddim") for tracer in TRACERS)],
+)
 def test_it_is_refused_where_it_would_be_recorded(tiny, tracer, wrapped, preset):
     detox = SampDetox(tiny, preset=preset, t2=40, seed=0)
     module = DetoxWrapper(nn.Flatten(), detox) if wrapped else detox
