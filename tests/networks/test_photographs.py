@@ -108,6 +108,5 @@ def test_a_square_in_a_corner_of_a_small_photograph_is_found():
     x = smooth * 0.6 + 0.05 * torch.randn(smooth.shape, generator=torch.Generator().manual_seed(1))
     x[..., -6:, -6:] = 1
     view = networks.of_enlarged()
-    found = [local_suspicion(look.look(shrink(x, look)).local, look.window) for look in (networks, view)]
-    assert found[1].mean() > found[0].mean() + 0.5
-    assert (found[1] > calibrations.medium.thresholds[0]).float().mean() > 0.6
+    found = local_suspicion(view.look(shrink(x, view)).local, view.window)
+    assert (found > calibrations.medium.thresholds[0]).float().mean() > 0.9

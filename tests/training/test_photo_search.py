@@ -162,6 +162,20 @@ def test_the_loss_of_the_right_answer_is_small(crops):
     assert float(search_loss(lambda x: (-pixels_, -images), batch)) > 50
 
 
+@pytest.mark.parametrize(("side", "border"), [(64, 8), (128, 16)])
+def test_half_of_the_batches_are_mirrored_at_their_borders(crops, side, border):
+    """Images and what is to be found in them, as the look at an enlarged image mirrors it."""
+    mirrored = 0
+    for seed in range(10):
+        batch = photo_batch(crops, ((side, 5, 1.0),), seeded(seed))
+        assert batch.x.shape[-2:] == batch.region.shape[-2:] == batch.unseen.shape[-2:] == (side, side)
+        inner = [part[..., border : 2 * border].flip(-1) for part in (batch.x, batch.region, batch.unseen)]
+        same = [torch.equal(part[..., :border], own) for part, own in zip(batch[:3], inner, strict=True)]
+        assert all(same) or not same[0]
+        mirrored += all(same)
+    assert 2 <= mirrored <= 8
+
+
 def test_steps_lower_the_loss_of_a_fixed_batch(crops):
     network, batch = small_network(), photo_batch(crops, SIZES, seeded())
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
