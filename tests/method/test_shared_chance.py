@@ -61,6 +61,16 @@ class TestPValue:
         else:
             assert p_value * 501 == pytest.approx(round(p_value * 501)) and p_value >= 1 / 501
 
+    def test_one_that_is_as_much_is_no_less_rare_than_it_was(self):
+        """However short the others' tail is."""
+        generator, done = torch.Generator().manual_seed(0), []
+
+        def draw(number):
+            done.append(number)
+            return -torch.rand(number, generator=generator).log(), torch.arange(number) + sum(done) - number == 3
+
+        assert p_value_of(1000.0, draw, permutations=500, at_once=8) == pytest.approx(2 / 501)
+
     def test_one_that_is_as_much_and_all_are_counted(self):
         """As many values as permutations, of which three are as much as what was observed."""
         values = torch.cat([torch.full((3,), 200.0), torch.rand(97)])

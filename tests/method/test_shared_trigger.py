@@ -270,6 +270,11 @@ class TestFind:
         assert floors("images", alike)[5] == least
         assert floors("flat", alike) == FLOORS["flat"]
 
+    @pytest.mark.parametrize(("n", "least"), [(COMPARED, 15), (COMPARED + 1, 18)])
+    def test_more_is_asked_of_residuals_that_are_chosen_among_many(self, n, least):
+        assert floors("flat", torch.eye(n, dtype=torch.bool))[5] == least
+        assert floors("own", torch.eye(n, dtype=torch.bool)) == FLOORS["own"]
+
     def test_two_triggers_one_after_the_other(self):
         clean = natural(90)
         images = clean.clone()
@@ -464,6 +469,12 @@ class TestEstimate:
         assert blend(0.8 * spanned[:40] + 0.2 * picture, others) == pytest.approx(0.2, abs=0.03)
         assert blend(spanned[:40], others) == 0
 
+    def test_what_groups_span_is_known_for_each_size(self):
+        others = describe(natural(60), natural(60))
+        few, many = others.spans(6), others.spans(20)
+        assert few is others.spans(6) and few.shape == many.shape == (50,)
+        assert few.median() < many.median()  # more images span more
+
     @pytest.mark.parametrize(("said", "opacity"), [(0.13, 0.2), (0.25, 0.25), (0.08, 0)])
     def test_a_picture_has_the_opacity_that_it_needs(self, said, opacity):
         """Of a fifth of a picture the images' range may say less; where it says far less it is no picture."""
@@ -475,13 +486,14 @@ class TestEstimate:
         torch.testing.assert_close(found.change(clean.mean(dim=0)), change, atol=0.005, rtol=0)
 
     def test_a_cast_that_the_purifier_hardly_takes_is_as_large_as_in_the_images(self):
-        """A green of 25 grey levels, of which a twelfth is taken."""
+        """A green of 25 grey levels, of which a twelfth is taken, in forty images; an eighth, in eight."""
         clean = natural(200)
         cast = torch.tensor([-0.05, 0.1, -0.05])[:, None, None]
-        images = clean[:40] + cast
-        found = estimate(images, images - cast / 12, describe(clean[40:], clean[40:]))
-        assert found.opacity.max() == 0
-        assert found.pattern.mean(dim=(1, 2))[1] == pytest.approx(0.1, rel=0.25)
+        for carriers, share in ((40, 12), (8, 8)):
+            images = clean[:carriers] + cast
+            found = estimate(images, images - cast / share, describe(clean[40:], clean[40:]))
+            assert found.opacity.max() == 0
+            assert found.pattern.mean(dim=(1, 2))[1] == pytest.approx(0.1, rel=0.25)
 
     def test_scale_is_that_of_the_images_not_of_the_purifier(self):
         clean, images, _, carriers = planted(stripes(), n=200, carriers=60)
