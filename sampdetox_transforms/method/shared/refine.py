@@ -55,11 +55,13 @@ class Refined(NamedTuple):
         shared: the pattern and its opacity.
         known: what a match is measured against.
         members: (n,) the images that it was estimated from.
+        tells: how well the pattern of half of them tells the other half from other images (d'); infinity for a patch.
     """
 
     shared: Shared
     known: Filter
     members: Bool[Tensor, " n"]
+    tells: float = math.inf
 
 
 def refined(
@@ -100,7 +102,7 @@ def refined(
         shared, known, choice = _estimated(seen, seen_purified, members, others, among)
     if large:
         shared, known, _ = _estimated(images, purified, members, others, among, choice)
-    return Refined(shared, known, members)
+    return Refined(shared, known, members, math.inf if choice is None or is_patch(shared) else choice.apart)
 
 
 def _unlike(others: Tensor, alike: Tensor) -> Tensor:
@@ -120,11 +122,13 @@ def _without_strays(images: Tensor, shared: Shared, known: Filter, members: Tens
 
 
 class _Choice(NamedTuple):
-    """How a pattern is estimated, how images are compared with it, and how much of it members typically have."""
+    """How a pattern is estimated, how images are compared with it, how much of it members typically have, and how well
+    they are told by it."""
 
     mixed: bool
     way: Way
     typical: float
+    apart: float = math.inf
 
 
 def _estimated(
@@ -191,10 +195,10 @@ def _chosen(
     for mixed, way in candidates:
         if way == "differences" and among is None and best > TOLD:
             continue
-        apart, typical = _apart(halves, patterns[mixed], way)
-        apart /= CLEARER if mixed and among is not None else 1
+        told, typical = _apart(halves, patterns[mixed], way)
+        apart = told / (CLEARER if mixed and among is not None else 1)
         if apart > best:
-            best, choice = apart, _Choice(mixed, way, typical)
+            best, choice = apart, _Choice(mixed, way, typical, told)
     return choice
 
 
