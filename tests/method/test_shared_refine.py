@@ -168,3 +168,19 @@ class TestSearch:
         (found,) = recover_shared(images, purified, most=1)
         assert order == [False, True]
         assert found.members[carriers].float().mean() > 0.9 and not found.members[~carriers].any()
+
+    @pytest.mark.parametrize(("tells", "claimed"), [(1.1, 0), (1.3, 1)])
+    def test_a_pattern_whose_halves_do_not_tell_each_other_is_not_claimed(self, monkeypatch, tells, claimed):
+        images, purified, _ = with_bits()
+        monkeypatch.setattr(shared_trigger, "refined", lambda *a, **how: refined(*a, **how)._replace(tells=tells))
+        assert len(recover_shared(images, purified, most=1)) == claimed
+
+
+def test_how_well_a_pattern_tells_is_that_of_the_choice_and_of_a_patch_no_question(monkeypatch):
+    images, purified, carriers = with_bits()
+    everyone, same = torch.ones(120, dtype=torch.bool), torch.eye(120).bool()
+    monkeypatch.setattr(refine, "_apart", lambda *_: (3.5, 0.5))
+    assert refined(images, purified, everyone, carriers, same, faint=True).tells == 3.5
+    patched = images.clone()
+    patched[carriers, :, 3:7, 4:8] = 1
+    assert refined(patched, images, everyone, carriers, same).tells == float("inf")

@@ -35,12 +35,13 @@ def tensors_pickled(thing) -> int:
     return len(seen)
 
 
-@pytest.mark.parametrize("method", ["forkserver", "spawn"])
-def test_a_worker_of_a_data_loader_gets_the_default_transform(method):
+def test_a_worker_of_a_data_loader_gets_the_default_transform():
     """282 weights: forkserver passes 253 file descriptors at most."""
     detox = SampDetox("bundled", seed=0, dtype=torch.float32)
     assert len(detox.state_dict()) > 253
-    loader = DataLoader(GreyImages(detox), batch_size=2, num_workers=1, multiprocessing_context=method, timeout=GIVE_UP)
+    loader = DataLoader(
+        GreyImages(detox), batch_size=2, num_workers=1, multiprocessing_context="forkserver", timeout=GIVE_UP
+    )
     found = torch.cat(list(loader))
     expected = torch.stack([GreyImages(detox)[i] for i in range(4)])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
