@@ -16,8 +16,6 @@ from sampdetox_transforms.method.shared.differences import mean_differences
 from sampdetox_transforms.method.shared.others import Others
 from sampdetox_transforms.method.shared.spectrum import restored, smoothed, transformed
 
-CHANCE = 1.0  # deviations by which a few images are brighter or greener than others by chance
-
 USUAL_SHARE = 0.15  # of a picture, where the images do not say how much of it is mixed in
 
 
@@ -44,8 +42,8 @@ def picture_in(images: Float[Tensor, "m c h w"], others: Others, alpha: float) -
     noise = smoothed((apart[None] / 2).square(), 3)[0]
     noise[:, 0, 0] = others.variance[:, 0, 0] / len(images)
     expected = (alpha or USUAL_SHARE) ** 2 * others.variance
-    # a colour that is added to all of an image has more than a picture, and stands out from chance
-    expected[:, 0, 0] = expected[:, 0, 0].maximum(found[:, 0, 0].square() - CHANCE**2 * noise[:, 0, 0])
+    # a colour that is added to all of an image has more than a picture's: what its square has beside the noise's
+    expected[:, 0, 0] = expected[:, 0, 0].maximum(found[:, 0, 0].square() - noise[:, 0, 0])
     share = expected / (expected + noise).clamp(min=1e-12)
     return restored((found * share.sqrt())[None])[0]
 

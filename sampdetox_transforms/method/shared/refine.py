@@ -150,8 +150,8 @@ def _estimated(
         reached = float(patch_distance(own, shared).median())
         return shared, make_filter(shared, rest, reached=reached), choice
     if choice is None:
-        # what a purifier took says how much of a picture is mixed in, unless it took nothing
-        alpha = float(shared.opacity.mean()) if among is None else None
+        # what a purifier took says how much of a picture is mixed in, unless it took nothing, or a patch as well
+        alpha = None if among is not None or bool(shared.opaque.any()) else float(shared.opacity.mean())
         choice = _chosen(own, own_purified, rest, among, alpha)
         shared = estimate(own, own_purified, rest, mixed=True, alpha=alpha) if choice.mixed else shared
     known = make_filter(shared, rest, way=choice.way, typical=choice.typical)
