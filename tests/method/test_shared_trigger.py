@@ -18,6 +18,7 @@ from sampdetox_transforms.method.shared.estimate import (
     OPAQUE,
     Shared,
     _unclipped_mean,
+    as_picture,
     blend,
     blended,
     estimate,
@@ -484,6 +485,22 @@ class TestEstimate:
         found = blended(change, said, describe(clean, clean))
         assert float(found.opacity.mean()) == pytest.approx(opacity, abs=0.01)
         torch.testing.assert_close(found.change(clean.mean(dim=0)), change, atol=0.005, rtol=0)
+
+    def test_an_added_picture_is_one_that_is_mixed_in_and_an_added_stamp_is_not(self):
+        clean = natural(240, side=16)
+        others = describe(clean, clean)
+        change = 0.15 * (torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(5)).round() - others.mean)
+        none, stamp, large = torch.zeros(1, 16, 16), 0.001 * torch.randn(3, 16, 16), torch.zeros(3, 16, 16)
+        stamp[:, 2:5, 2:5] = 0.6
+        large[:, 2:12, 2:12] = 0.1
+        found = as_picture(Shared(change, none), others)
+        assert float(found.opacity.mean()) == pytest.approx(0.15, abs=0.01)
+        torch.testing.assert_close(found.change(others.mean), change, atol=0.005, rtol=0)
+        stays = [(stamp, none), (large, none), (3 * change, none), (change.clamp(min=0), none + 0.3)]
+        for as_it_is in (Shared(*each) for each in stays):
+            kept = as_picture(as_it_is, others)
+            assert torch.equal(kept.opacity, as_it_is.opacity)
+            torch.testing.assert_close(kept.pattern, as_it_is.pattern, atol=0.005, rtol=0)
 
     def test_a_cast_that_the_purifier_hardly_takes_is_as_large_as_in_the_images(self):
         """A green of 25 grey levels, of which a twelfth is taken, in forty images; an eighth, in eight."""

@@ -31,8 +31,9 @@ USUAL_GAIN, LEAN = 1.2, (0.3, 1.0)
 # Shares of a picture that count: so much, and not so much that other images would span less than this beside it
 LEAST_SHARE, WIDEST = 0.05, 0.4
 
-# So much of the opacity must do for so many of a picture's pixels
-FAR_MORE, NEARLY_ALL = 2.0, 0.95
+# So many times the opacity is far more; for so many of a picture's pixels it must do, and so much of the energy may lie
+# in the others; so much of it the images' range tells
+FAR_MORE, NEARLY_ALL, LOST, TOLD = 2.0, 0.95, 0.2, 0.3
 
 SEEN = 0.5 / 255  # a fainter pattern changes no image in 8 bits
 
@@ -94,9 +95,29 @@ def blended(pattern: Float[Tensor, "c h w"], alpha: float, others: Others) -> Sh
 
     What would need far more is no picture: an added pattern narrows the images' range, too, where values are cut off.
     """
-    needed = torch.maximum(-pattern / others.mean.clamp(min=SEEN), pattern / (1 - others.mean).clamp(min=SEEN))
-    least = float(needed.flatten().quantile(NEARLY_ALL))
+    least = needed(pattern, others)
     return mixed_in(pattern, max(alpha, least) if least < FAR_MORE * alpha else 0.0, others)
+
+
+def needed(pattern: Float[Tensor, "c h w"], others: Others, share: float = NEARLY_ALL) -> float:
+    """The least opacity of which a pattern may be a picture's change, a (W - mean(I)) with W in [0, 1], at such a share
+    of the pixels."""
+    room = torch.maximum(-pattern / others.mean.clamp(min=SEEN), pattern / (1 - others.mean).clamp(min=SEEN))
+    return float(room.flatten().quantile(share))
+
+
+def as_picture(shared: Shared, others: Others) -> Shared:
+    """What is added, as a picture that is mixed in with the least opacity that it needs.
+
+    It stays as it is where it has an opacity, where the images' range would have told so much, and where it lies in few
+    places, which most of the pixels or of the energy say: pictures lie in all.
+    """
+    alpha = needed(shared.pattern, others)
+    if float(shared.opacity.amax()) > 0 or alpha > TOLD or needed(shared.pattern, others, 0.5) < alpha / 10:
+        return shared
+    picture = mixed_in(shared.pattern, alpha, others)
+    lost = (picture.change(others.mean) - shared.pattern).square().sum()
+    return picture if float(lost) < LOST * float(shared.pattern.square().sum()) else shared
 
 
 def mixed_in(pattern: Float[Tensor, "c h w"], alpha: float, others: Others) -> Shared:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sampdetox_transforms.method.restore import is_small
 from sampdetox_transforms.method.shared.differences import SIDE
-from sampdetox_transforms.method.shared.estimate import Shared, blend, estimate
+from sampdetox_transforms.method.shared.estimate import Shared, as_picture, blend, estimate
 from sampdetox_transforms.method.shared.find import LEAST, USUAL_IMAGES, usual_images
 from sampdetox_transforms.method.shared.match import (
     HALF,
@@ -146,6 +146,9 @@ def _estimated(
     rest = describe(images[compared_with], purified[compared_with])
     own, own_purified = images[members], purified[members]
     shared = estimate(own, own_purified, rest, mixed=choice is not None and choice.mixed)
+    if choice is not None:
+        # what differences show in photographs is a picture, which takes of their contrast what it brings
+        shared = as_picture(shared, rest)
     if is_patch(shared):
         reached = float(patch_distance(own, shared).median())
         return shared, make_filter(shared, rest, reached=reached), choice
