@@ -33,7 +33,7 @@ LEAST_SHARE, WIDEST = 0.05, 0.4
 
 # So many times the opacity is far more; for so many of a picture's pixels it must do, and so much of the energy may lie
 # in the others; so much of it the images' range tells
-FAR_MORE, NEARLY_ALL, LOST, TOLD = 2.0, 0.95, 0.2, 0.3
+FAR_MORE, NEARLY_ALL, LOST, LARGEST_SHARE = 2.0, 0.95, 0.2, 0.3
 
 SEEN = 0.5 / 255  # a fainter pattern changes no image in 8 bits
 
@@ -113,7 +113,7 @@ def as_picture(shared: Shared, others: Others) -> Shared:
     places, which most of the pixels or of the energy say: pictures lie in all.
     """
     alpha = needed(shared.pattern, others)
-    if float(shared.opacity.amax()) > 0 or alpha > TOLD or needed(shared.pattern, others, 0.5) < alpha / 10:
+    if float(shared.opacity.amax()) > 0 or alpha > LARGEST_SHARE or needed(shared.pattern, others, 0.5) < alpha / 10:
         return shared
     picture = mixed_in(shared.pattern, alpha, others)
     lost = (picture.change(others.mean) - shared.pattern).square().sum()
