@@ -5,15 +5,14 @@ hole (it fills it), or that a trigger covers the image (it gives the image as it
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Real
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sampdetox_transforms._common import write_atomically
@@ -28,10 +27,7 @@ from sampdetox_transforms.networks.restorer_files import RESTORER_FOLDER, load_c
 from sampdetox_transforms.networks.safe_files import (
     WeightsFileError,
     filled,
-    require_finite,
-    require_shapes,
-    safetensors_shapes,
-    verify_sha256,
+    read_state,
 )
 from sampdetox_transforms.networks.tiles import in_parts
 
@@ -159,23 +155,22 @@ def load_photographs(folder: str | Path = RESTORER_FOLDER) -> tuple[Photographs 
         return None, Calibrations()
     try:
         pins = PHOTOGRAPHS_SHA256 if folder == RESTORER_FOLDER else {}
-        if pins:
-            verify_sha256(path, pins[PHOTOGRAPHS])
-        with torch.device("meta"):  # no random weights that the next lines would replace
-            networks = Photographs()
-        expected = {name: tuple(value.shape) for name, value in networks.state_dict().items()}
-        require_shapes(safetensors_shapes(path), expected, str(path), "the networks for photographs")
-        state = load_file(path)
-        require_finite(state, str(path))
-        filled(networks, state)
+        state = read_state(path, _unfilled, fitting="the networks for photographs", sha256=pins.get(PHOTOGRAPHS, ""))
+        networks = filled(_unfilled(state), state)
         calibrations = load_calibrations(folder / CALIBRATION, sha256=pins.get(CALIBRATION, ""))
     except WeightsFileError:
         raise
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except OSError as error:
         message = f"{folder} must hold {PHOTOGRAPHS} and {CALIBRATION} of the same networks, got: {error}."
         raise WeightsFileError(f"{message} Write both anew.") from error
     networks.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return networks.eval().requires_grad_(False), calibrations
+
+
+def _unfilled(names: Iterable[str]) -> Photographs:
+    """The networks without values."""
+    with torch.device("meta"):  # no random weights that others would replace
+        return Photographs()
 
 
 def save_photographs(folder: str | Path, networks: Photographs, calibrations: Calibrations) -> Path:

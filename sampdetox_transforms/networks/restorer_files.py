@@ -3,14 +3,12 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import nn
 
 from sampdetox_transforms._common import is_number, is_whole, write_atomically
 from sampdetox_transforms.method.calibration import Calibration, Calibrations
@@ -20,10 +18,7 @@ from sampdetox_transforms.networks.safe_files import (
     WeightsFileError,
     filled,
     read_json,
-    require_finite,
-    require_shapes,
-    safetensors_shapes,
-    verify_sha256,
+    read_state,
 )
 from sampdetox_transforms.networks.unet_config import brief
 
@@ -59,10 +54,7 @@ def load_restorer(
         if not (folder / name).is_file():
             raise WeightsFileError(f"{folder} must hold {RESTORER} and {CALIBRATION}, got no {name}. Write both anew.")
     calibration = load_calibration(folder / CALIBRATION, sha256=pins.get(CALIBRATION, ""))
-    path = (folder / RESTORER).resolve()
-    about = path.stat()
-    stamp = (about.st_mtime_ns, about.st_size, about.st_ino)
-    state = _read_state(path, stamp, pins.get(RESTORER, ""))
+    state = read_state(folder / RESTORER, _unfilled, fitting="the search networks", sha256=pins.get(RESTORER, ""))
     restorer = filled(_unfilled(state), state)
     restorer.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return restorer.eval().requires_grad_(False), calibration
@@ -158,19 +150,3 @@ def _unfilled(names: Iterable[str]) -> Specialists:
     """Networks without values, for weights of these names: the light denoiser may be missing."""
     with torch.device("meta"):
         return Specialists(light=LightDenoiser() if any(name.startswith("light.") for name in names) else None)
-
-
-@lru_cache(maxsize=4)
-def _read_state(path: Path, stamp: tuple[int, ...], sha256: str) -> Mapping[str, Tensor]:
-    """The weights as stored, checked; kept while the file keeps its ``stamp``, never handed out, only copied from."""
-    if sha256:
-        verify_sha256(path, sha256)
-    found = safetensors_shapes(path)
-    expected = {name: tuple(value.shape) for name, value in _unfilled(found).state_dict().items()}
-    require_shapes(found, expected, str(path), "the search networks")
-    try:
-        state = {name: value.clone() for name, value in load_file(path).items()}  # the file may change below a map
-    except (SafetensorError, OSError) as error:
-        raise WeightsFileError(f"{path} must be a whole safetensors file, got: {error}. Write it anew.") from error
-    require_finite(state, str(path))
-    return state

@@ -8,12 +8,14 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import Module
 
@@ -165,6 +167,50 @@ def require_finite(state: Mapping[str, Tensor], source: str) -> None:
             f"the weights of {source} must be finite numbers, got NaN or infinity in {_some(bad)}. "
             "Fetch them anew, or train again with a lower learning rate."
         )
+
+
+def read_state(
+    path: Path, unfilled: Callable[[Iterable[str]], Module], *, fitting: str, sha256: str = ""
+) -> Mapping[str, Tensor]:
+    """The weights of a safetensors file as stored, checked. A file that has not changed is read and hashed once.
+
+    The weights are kept, and are only to be copied from.
+
+    Args:
+        unfilled: the network without values that a file with weights of these names is for.
+        fitting: what that network is called in messages.
+        sha256: what the file must have, or empty.
+
+    Raises:
+        WeightsFileError: a file that is missing, damaged, not finite or not the pinned one.
+        ValueError: weights of another network.
+    """
+    path = path.resolve()
+    check_size(path, MAX_WEIGHTS_BYTES)
+    about = path.stat()
+    return _read_state(path, (about.st_mtime_ns, about.st_size, about.st_ino), unfilled, fitting, sha256)
+
+
+@lru_cache(maxsize=8)
+def _read_state(
+    path: Path,
+    stamp: tuple[int, ...],
+    unfilled: Callable[[Iterable[str]], Module],
+    fitting: str,
+    sha256: str,
+) -> Mapping[str, Tensor]:
+    """What ``read_state`` says, kept while the file keeps its ``stamp``."""
+    if sha256:
+        verify_sha256(path, sha256)
+    found = safetensors_shapes(path)
+    expected = {name: tuple(value.shape) for name, value in unfilled(found).state_dict().items()}
+    require_shapes(found, expected, str(path), fitting)
+    try:
+        state = {name: value.clone() for name, value in load_file(path).items()}  # the file may change below a map
+    except (SafetensorError, OSError) as error:
+        raise WeightsFileError(f"{path} must be a whole safetensors file, got: {error}. Write it anew.") from error
+    require_finite(state, str(path))
+    return state
 
 
 def _some(names: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sampdetox_transforms import SampDetox, WeightsFileError
 from sampdetox_transforms.method.calibration import Calibration
 from sampdetox_transforms.method.search import hysteresis, local_suspicion
-from sampdetox_transforms.networks import restorer_files
+from sampdetox_transforms.networks import restorer_files, safe_files
 from sampdetox_transforms.networks.photographs import PHOTOGRAPHS_SHA256
 from sampdetox_transforms.networks.restorer import Specialists
 from sampdetox_transforms.networks.restorer_files import (
@@ -128,7 +128,7 @@ def test_files_round_trip(tmp_path):
 
 def test_a_file_is_read_once_and_no_two_restorers_share_a_weight(copy, monkeypatch):
     read = []
-    monkeypatch.setattr(restorer_files, "load_file", lambda path: read.append(path) or load_file(path))
+    monkeypatch.setattr(safe_files, "load_file", lambda path: read.append(path) or load_file(path))
     first, second = load_restorer(copy)[0], load_restorer(copy)[0]
     assert len(read) == 1
     with torch.no_grad():
