@@ -72,9 +72,9 @@ class Restore:
         dense_gain: the same for those with a dense trigger, see ``answer_dense``; 1 for the estimate itself.
         colour: share in [0, 1] of the smooth colour that every image loses before diffusion, ``without_colour_cast``
             (Buchsbaum 1980; a smooth trigger is mostly a cast).
-        colour_gain: images that are not flagged lose all of it from a probability of a dense trigger of 1 / colour_gain
-            on, and less below. Where what the estimate takes is mostly a cast, the image itself without its cast takes
-            its place, at t1. 0 for neither.
+        colour_gain: images that are not flagged lose all of it where the networks' estimate takes smooth colour of a
+            root mean square of 1 / colour_gain grey levels or more, and less below (``colour_amount``). Where what the
+            estimate takes is mostly a cast, the image itself without its cast takes its place, at t1. 0 for neither.
         waves: waves with a score of this or more are taken out of every image before anything else, and so of a
             few clean ones, where that makes it smoother (``without_waves``); 0 for none.
         jitter: standard deviation, in pixels, by which each pixel of an image that is not flagged is displaced at
@@ -106,7 +106,7 @@ class Restore:
     dense_gain: float = 2.0
     t2_light: float | None = 20
     colour: float = 0.0
-    colour_gain: float = 3.0
+    colour_gain: float = 1.4
     waves: float = 16.0
     jitter: float = 0.12
     resample: float = 1.0
@@ -182,7 +182,7 @@ class Restore:
         given = x0
         x0, waves = without_waves(x0, self.waves)
         seen = look(x0, networks, calibration)
-        amount = colour_amount(seen.likely, self.colour, self.colour_gain)
+        amount = colour_amount(seen.x, seen.answer.image, self.colour, self.colour_gain)
         start = enlarge(x0, seen.x, self.without_colour(lightened(seen, self.gain), amount))
         in_doubt = self.level_in_doubt(x0)
         known = torch.zeros_like(seen.alarms[:, 0]) if matched is None else matched

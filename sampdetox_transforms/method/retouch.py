@@ -13,6 +13,8 @@ from torch.nn import functional
 
 from sampdetox_transforms.method.windows import gaussian_window, local_mean
 
+GREY_LEVELS = 127.5  # to one of [-1, 1]
+
 SIDE = 32  # the shorter side, in pixels, that sizes of casts are given for
 
 
@@ -34,23 +36,35 @@ def without_colour_cast(
         return x
     if isinstance(amount, Tensor):
         amount = amount.to(x)[:, None, None, None]
-    colour = x - x.mean(dim=1, keepdim=True)
-    return (x - amount * smooth(colour, sigma)).clamp(-1, 1)
+    return (x - amount * smooth_colour(x, sigma)).clamp(-1, 1)
 
 
-def colour_amount(likely: Float[Tensor, " b"], least: float = 0.5, gain: float = 3.0) -> Float[Tensor, " b"]:
-    """How much of the smooth colour is taken from each image: ``least`` from all, all of it where a trigger is likely.
+def smooth_colour(x: Float[Tensor, "b c h w"], sigma: float = 8.0) -> Float[Tensor, "b c h w"]:
+    """What each channel has beside the mean of them, blurred by ``sigma`` pixels of an image of 32; 0 for grey ones."""
+    return smooth(x - x.mean(dim=1, keepdim=True), sigma)
+
+
+def colour_amount(
+    x: Float[Tensor, "b c h w"], estimate: Float[Tensor, "b c h w"] | None, least: float = 0.0, gain: float = 1.4
+) -> Float[Tensor, " b"]:
+    """How much of its smooth colour each image loses: ``least``, and all where the estimate takes much of it.
+
+    least + (1 - least) min(1, (gain r)^2), with r the root mean square of the smooth colour that the estimate of the
+    image without its dense trigger takes, in grey levels.
 
     Args:
-        likely: probability in [0, 1] that an image carries a dense trigger.
+        estimate: None for none; then every image loses the least.
         least: share that every image loses, in [0, 1].
-        gain: all of it is taken from a probability of 1 / gain on.
+        gain: all of it is taken from an r of 1 / gain grey levels on.
     """
-    return least + (1 - least) * (gain * likely).clamp(max=1)
+    if estimate is None:
+        return x.new_full((len(x),), least)
+    taken = energy(smooth_colour(estimate - x)) * (GREY_LEVELS * gain) ** 2
+    return least + (1 - least) * taken.clamp(max=1)
 
 
 def mostly_colour(
-    x: Float[Tensor, "b c h w"], estimate: Float[Tensor, "b c h w"], sigma: float = 8.0, share: float = 0.15
+    x: Float[Tensor, "b c h w"], estimate: Float[Tensor, "b c h w"], share: float = 0.15
 ) -> Bool[Tensor, " b"]:
     """Whether what an estimate of the image without its dense trigger changes is, for this share, a colour cast.
 
@@ -60,8 +74,7 @@ def mostly_colour(
     if x.shape[1] == 1:
         return torch.zeros(len(x), dtype=torch.bool, device=x.device)
     change = estimate - x
-    colour = change - change.mean(dim=1, keepdim=True)
-    rest = change - smooth(colour, sigma)
+    rest = change - smooth_colour(change)
     return energy(change) - energy(rest) > share * energy(change)
 
 

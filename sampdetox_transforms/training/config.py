@@ -129,6 +129,7 @@ class RestorerTrainingConfig(RunConfig):
         batch_size: images in a step; some more are filled.
         zoom: the smallest share of an image's area that a crop takes; 1 takes whole images.
         drawn: the share of images that are drawings, made up: signs, logos, icons, text, lines.
+        encoders: networks that learn to hide bits in images before all else, whose marks are triggers; 0 for none.
         held_out: the share of each folder's images that thresholds are measured on, and nothing is learnt from.
         false_alarm_rate: the share of clean images that may be taken for triggered ones.
     """
@@ -143,6 +144,7 @@ class RestorerTrainingConfig(RunConfig):
     save_every: int = 250
     zoom: float = 0.35
     drawn: float = 0.1
+    encoders: int = 24
     held_out: float = 0.05
     false_alarm_rate: float = 0.05
 
@@ -152,6 +154,8 @@ class RestorerTrainingConfig(RunConfig):
         super().__post_init__()
         if self.batch_size < 6:
             raise ValueError(f"batch_size must be 6 or more, one of each kind, got {self.batch_size}. 72 is usual.")
+        if self.encoders < 0:
+            raise ValueError(f"encoders must be 0 or more, got {self.encoders}. 0 draws no learnt triggers.")
         check_zoom(self.zoom)
         check_drawn(self.drawn)
         check_calibration(self)

@@ -86,12 +86,8 @@ def train_all(
 def steps_of_all(
     denoiser: TrainingConfig, restorer: RestorerTrainingConfig, photographs: PhotoTrainingConfig | None = None
 ) -> int:
-    """Steps of all networks: the denoiser, three for small images, and two for photographs."""
-    return (
-        denoiser.steps
-        + len(restorer_training.NETWORKS) * restorer.steps
-        + 2 * (photographs.steps if photographs else 0)
-    )
+    """Steps of all networks: the denoiser, those for small images with their encoders, and two for photographs."""
+    return denoiser.steps + restorer_training.all_steps(restorer) + 2 * (photographs.steps if photographs else 0)
 
 
 def is_finished(folder: Path, what: str, finished: bool, settings: str, config: RunConfig) -> bool:

@@ -1,39 +1,41 @@
 """Train the networks of small images on images of any kind with synthetic triggers or noise, and calibrate them.
 
-A step of "local" searches 72 images (24 clean, 20 with a local trigger, 28 with a dense one) and fills an erased region
-of 12 others; one of "dense" searches 72 (12 clean, 12 with a local trigger, 48 with a dense one); one of "light" takes
-noise away from 72, of which six are grey and 30 carry a faint dense trigger.
+``restorer_batches.py`` has what each sees in a step.
 """
 
 import json
-import math
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from PIL import Image
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from sampdetox_transforms._common import write_atomically
 from sampdetox_transforms.method.calibration import Calibration, calibrate, images_needed, strictest
 from sampdetox_transforms.method.search import Answer, local_suspicion
-from sampdetox_transforms.networks.light_denoiser import SIGMAS, LightDenoiser
+from sampdetox_transforms.networks.light_denoiser import LightDenoiser
 from sampdetox_transforms.networks.restorer import Specialists
 from sampdetox_transforms.networks.restorer_files import RESTORER, save_restorer
 from sampdetox_transforms.training.config import RestorerTrainingConfig
 from sampdetox_transforms.training.data import ImageCrops, held_out, list_images
-from sampdetox_transforms.training.drawings import crops_and_drawings
+from sampdetox_transforms.training.encoders import encoder_steps, find_encoders
 from sampdetox_transforms.training.loop import Batches, Progress, fit, silent, to_device
-from sampdetox_transforms.training.triggers.dense import dense_triggers, fine_triggers
-from sampdetox_transforms.training.triggers.draw import uniform
-from sampdetox_transforms.training.triggers.local import erasures, local_triggers
+from sampdetox_transforms.training.restorer_batches import (
+    DenseBatch,
+    LightBatch,
+    LocalBatch,
+    dense_batch,
+    draw,
+    light_batch,
+    local_batch,
+)
 from sampdetox_transforms.training.triggers.pictures import Pictures
 
 NETWORKS = ("local", "dense", "light")
-SETTINGS = "training.json"
+SETTINGS, ENCODERS = "training.json", "encoders.safetensors"
 TOLERANCE = 6 / 255  # what of a dense trigger does not matter
 MEASURED = 800  # images of a folder that thresholds are measured on, at most
 
@@ -48,7 +50,8 @@ def train_restorer(
     """Train the networks and calibrate the search, or resume, and return ``out``, which ``load_restorer`` reads.
 
     ``out`` gains ``restorer.safetensors`` (all three networks, in float16), ``calibration.json``, ``training.json``
-    (the settings) and, until the run is finished, a state of each network, from which a killed run resumes.
+    (the settings) and, until the run is finished, the encoders of hidden bits and a state of each network, from which a
+    killed run resumes.
 
     Raises:
         ValueError: settings that do not fit, too few images, or a state saved by other settings.
@@ -65,10 +68,19 @@ def train_restorer(
     searched = ImageCrops(learnt, Specialists.side, 3, config.zoom)
     filled = ImageCrops([*learnt, *more], Specialists.side, 3, config.zoom)
     pictures = Pictures(config.blend_data, Specialists.side) if config.blend_data else None
+    total = all_steps(config)
+    before = total - len(NETWORKS) * config.steps
+    encoders = find_encoders(
+        lambda n, generator: draw(searched, n, generator, config.drawn)[0],
+        config,
+        out / ENCODERS,
+        progress=lambda step, loss: progress("encoders", step, total, loss),
+    )
+    learnt_triggers = {"drawn": config.drawn, "encoders": encoders}
     make = {
         "local": partial(local_batch, searched, filled, config.batch_size, drawn=config.drawn),
-        "dense": partial(dense_batch, searched, config.batch_size, drawn=config.drawn, pictures=pictures),
-        "light": partial(light_batch, searched, config.batch_size, drawn=config.drawn),
+        "dense": partial(dense_batch, searched, config.batch_size, pictures=pictures, **learnt_triggers),
+        "light": partial(light_batch, searched, config.batch_size, **learnt_triggers),
     }
     torch.manual_seed(config.seed)
     model = Specialists(light=LightDenoiser()).to(device)
@@ -82,17 +94,20 @@ def train_restorer(
             config,
             state_file(out, name),
             device=device,
-            progress=lambda step, loss, k=k, name=name: progress(
-                name, k * config.steps + step, len(NETWORKS) * config.steps, loss
-            ),
+            progress=lambda step, loss, k=k, name=name: progress(name, before + k * config.steps + step, total, loss),
         )
         network.load_state_dict({key: value.half().float() for key, value in average.items()})
     save_restorer(out, model, measure(model.eval(), measured, config, device))
     settings = json.dumps({"training": config.record()}, indent=2) + "\n"
     write_atomically(out / SETTINGS, lambda path: path.write_text(settings))
-    for name in NETWORKS:
-        state_file(out, name).unlink(missing_ok=True)
+    for file in (out / ENCODERS, *(state_file(out, name) for name in NETWORKS)):
+        file.unlink(missing_ok=True)
     return out
+
+
+def all_steps(config: RestorerTrainingConfig) -> int:
+    """Steps of the encoders and of the networks."""
+    return config.encoders * encoder_steps(config) + len(NETWORKS) * config.steps
 
 
 def state_file(out: Path, network: str) -> Path:
@@ -120,113 +135,6 @@ def split(config: RestorerTrainingConfig) -> tuple[list[Path], dict[str, list[Pa
     measured = held_out(config.data, config.held_out, images_needed(config.false_alarm_rate))
     every = {path for images in measured.values() for path in images}
     return [path for path in list_images(config.data) if path not in every], measured
-
-
-def draw(crops: ImageCrops, n: int, generator: Generator, drawn: float = 0.0) -> tuple[Tensor, Tensor]:
-    """``n`` images in [0, 1], some of them drawings, varied at random, and the deviation of noise to add to each."""
-    x = crops_and_drawings(crops, n, drawn, generator)
-    brighten, gain, shift, by, blur, noise = uniform((6, n, 1, 1, 1), 0, 1, x, generator)
-    x = x * torch.where(brighten < 0.3, 0.6 + 0.9 * gain, 1) + torch.where(shift < 0.2, 0.3 * (by - 0.5), 0)
-    x = x.clamp(0, 1)
-    x = torch.where(blur < 0.06, functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False), x)
-    return x, torch.where(noise < 0.1, 0.3 * noise, 0)
-
-
-def noised_and_rounded(images: Tensor, noise: Tensor, generator: Generator) -> Tensor:
-    """Images with noise of the given standard deviations, half of them in whole 255ths."""
-    images = (images + noise * torch.randn(images.shape, generator=generator)).clamp(0, 1)
-    rounded = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
-    return torch.where(rounded, (images * 255).round() / 255, images)
-
-
-class LocalBatch(NamedTuple):
-    """What a step of "local" sees and should say: images to be searched, then images to be filled.
-
-    Attributes:
-        x: (s + f, c, h, w) in [-1, 1].
-        erased: (s + f, 1, h, w), what is to be filled; nothing of the first s.
-        target: the images as they were, in [-1, 1].
-        region: (s, 1, h, w), the pixels of a local trigger.
-        unseen: those of them that the trigger did not change, such as a white patch on white.
-        is_dense: (s,), 1 where the image carries a dense trigger.
-    """
-
-    x: Tensor
-    erased: Tensor
-    target: Tensor
-    region: Tensor
-    unseen: Tensor
-    is_dense: Tensor
-
-
-def local_batch(
-    searched: ImageCrops, filled: ImageCrops, n: int, generator: Generator, drawn: float = 0.0
-) -> LocalBatch:
-    """A third of ``n`` images clean, seven in eighteen with a dense trigger, the rest with a local one; n / 6 more to
-    be filled."""
-    clean, noise = draw(searched, n, generator, drawn)
-    images, region = clean.clone(), torch.zeros_like(clean[:, :1], dtype=torch.bool)
-    is_dense = torch.arange(n) >= n - round(n * 7 / 18)
-    local = ~is_dense & (torch.arange(n) >= n // 3)
-    images[local], region[local] = local_triggers(clean[local], generator)
-    images[is_dense] = dense_triggers(clean[is_dense], generator)
-    images = noised_and_rounded(images, noise, generator)
-    whole, _ = draw(filled, n // 6, generator)
-    erased = torch.cat([torch.zeros_like(region), erasures(whole, generator)])
-    unseen = region & ((images - clean).abs().amax(dim=1, keepdim=True) <= 5 / 255)
-    x, target = torch.cat([images, whole]) * 2 - 1, torch.cat([clean, whole]) * 2 - 1
-    return LocalBatch(x, erased, target, region, unseen, is_dense.float())
-
-
-class DenseBatch(NamedTuple):
-    """What a step of "dense" sees and should say: ``x`` and ``target`` in [-1, 1], and which carry a dense trigger."""
-
-    x: Tensor
-    target: Tensor
-    is_dense: Tensor
-
-
-def dense_batch(
-    searched: ImageCrops, n: int, generator: Generator, drawn: float = 0.0, pictures: Pictures | None = None
-) -> DenseBatch:
-    """Two thirds of ``n`` images with a dense trigger; half of the others with a local one."""
-    clean, noise = draw(searched, n, generator, drawn)
-    images, other = clean.clone(), n - 2 * n // 3
-    images[other // 2 : other] = local_triggers(clean[other // 2 : other], generator)[0]
-    images[other:] = dense_triggers(clean[other:], generator, pictures)
-    images = noised_and_rounded(images, noise, generator)
-    return DenseBatch(images * 2 - 1, clean * 2 - 1, (torch.arange(n) >= other).float())
-
-
-class LightBatch(NamedTuple):
-    """Images in [-1, 1], with the noise that is added to them.
-
-    Attributes:
-        x: (n, c, h, w), the images, some with a trigger.
-        target: the images without.
-        noise: of a standard deviation of 1.
-        sigma: (n,), how much of it is added.
-    """
-
-    x: Tensor
-    target: Tensor
-    noise: Tensor
-    sigma: Tensor
-
-
-def light_batch(searched: ImageCrops, n: int, generator: Generator, drawn: float = 0.0) -> LightBatch:
-    """``n`` images; one in twelve is grey, with the same noise in each channel, as grey images get it.
-
-    Five in twelve carry a trigger that is faint and fine, as noise is, and is to go with it.
-    """
-    clean, _ = draw(searched, n, generator, drawn)
-    noise, grey = torch.randn(clean.shape, generator=generator), torch.arange(n) < n // 12
-    clean[grey], noise[grey] = clean[grey].mean(dim=1, keepdim=True), noise[grey, :1]
-    low, high = (math.log(sigma) for sigma in SIGMAS)
-    sigma = uniform((n,), low, high, clean, generator).exp()
-    images, triggered = clean.clone(), torch.arange(n) >= n - n * 5 // 12
-    images[triggered] = fine_triggers(clean[triggered], generator)
-    return LightBatch(images * 2 - 1, clean * 2 - 1, noise, sigma)
 
 
 # Losses --------------------------------------------------------------------------------------------------------------

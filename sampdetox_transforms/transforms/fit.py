@@ -28,7 +28,7 @@ class Dose:
     Attributes:
         false_alarm_rate: share of clean images that may be taken for triggered ones.
         t1: level of the global stage, for images of any size.
-        colour_gain: how soon images lose their smooth colour, the likelier a dense trigger is.
+        colour_gain: how soon images lose their smooth colour, the more of it the networks' estimate takes.
         colour: share of the smooth colour that every image loses before diffusion (``without_colour_cast``).
         jitter: how far pixels are displaced after diffusion, ``Restore.jitter``.
         detail: factor that the image is shrunk by and back after that, and the sharpening in the end.
@@ -62,7 +62,7 @@ CANDIDATES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
         "false_alarm_rate": (0.01, 0.02, 0.05),
         "t1": (0.0, 6.0, 12.0, 20.0),
-        "colour_gain": (0.0, 1.0, 3.0),
+        "colour_gain": (0.0, 0.7, 1.4),
         "colour": (0.0, 0.25, 0.5, 0.75, 1.0),
         "jitter": (0.0, 0.12),
         "detail": ((1.0, 0.0), (1.0, 0.5), (1.0, 1.0), (0.7, 2.0), (0.6, 3.0)),

@@ -73,7 +73,7 @@ def test_a_patch_is_filled_where_a_wave_was_taken_out():
 def test_a_cast_is_answered_by_the_image_without_it_at_t1():
     clean = scene()
     x0 = clean + CAST
-    result = run(x0, Knows(clean), colour_gain=3, **LEVELS)
+    result = run(x0, Knows(clean), colour_gain=1.4, **LEVELS)
     torch.testing.assert_close(result.image, without_colour_cast(x0))
     torch.testing.assert_close(result.image, clean, rtol=0, atol=1e-6)
     assert result.retouched.colour.tolist() == [1] and result.found.dense.tolist() == [True]
@@ -139,22 +139,29 @@ def test_larger_photographs_are_not_displaced(size):
 
 
 @pytest.mark.parametrize("least", [0.0, 0.4])
-def test_images_that_are_not_flagged_lose_colour_the_likelier_a_trigger_is(least):
+def test_images_that_are_not_flagged_lose_the_more_colour_the_more_the_estimate_takes(least):
     x0 = (scene() + CAST).expand(3, 3, 32, 32)
-    dense = torch.tensor([-40.0, -2.5, -1.0])  # one clean image in ten is above -1
+    rms = math.sqrt(float(CAST.square().mean())) * 127.5  # grey levels; CAST is all colour, and smooth
+    shares = torch.tensor([0.0, 0.5, 2.0]) / (1.4 * rms)  # of it, that the estimate takes
 
     class Unsure(WhiteIsForeign):
-        def look(self, x):
-            return super().look(x)._replace(dense=dense)
+        def estimate(self, x):
+            return x - shares[:, None, None, None] * CAST
 
-    likely = 1 / (1 + torch.exp(-(dense + 1)))
-    amount = colour_amount(likely, least, 3)
-    assert amount[0] == pytest.approx(least) and least < amount[1] < 1 and amount[2] == 1
-    result = run(x0, Unsure(), gain=0, colour=least, colour_gain=3)
+        def look(self, x):
+            return super().look(x)._replace(dense=torch.full((3,), -8.0))
+
+    amount = least + (1 - least) * torch.tensor([0.0, 0.25, 1.0])
+    torch.testing.assert_close(colour_amount(x0, Unsure().estimate(x0), least, 1.4), amount)
+    result = run(x0, Unsure(), gain=0, colour=least, colour_gain=1.4)
     torch.testing.assert_close(result.image, without_colour_cast(x0, amount=amount))
-    torch.testing.assert_close(result.retouched.colour, amount.double())
+    torch.testing.assert_close(result.retouched.colour.float(), amount)
     torch.testing.assert_close(result.lightened, x0 - result.stage1)
     assert not result.found.dense.any()
+
+
+def test_networks_without_an_estimate_take_the_least_colour():
+    assert colour_amount(scene(), None, 0.4).tolist() == [pytest.approx(0.4)]
 
 
 def test_what_every_image_loses_filled_and_estimated_ones_lose_too():
@@ -180,7 +187,7 @@ def test_resampling_and_sharpening_come_last_and_are_told():
 
 
 def test_a_grey_image_loses_no_colour_and_says_so():
-    result = run((scene() + wave())[:, :1], WhiteIsForeign(), gain=0, colour=1, colour_gain=3)
+    result = run((scene() + wave())[:, :1], WhiteIsForeign(), gain=0, colour=1, colour_gain=1.4)
     assert result.retouched.colour.tolist() == [0] and not result.lightened.any()
 
 
@@ -188,7 +195,7 @@ def test_a_large_image_is_answered_at_its_own_size():
     large = torch.nn.functional.interpolate(scene(), size=(96, 96), mode="bilinear")
     fine = 0.1 * torch.rand(1, 1, 96, 96, generator=torch.Generator().manual_seed(3))
     x0 = large + fine + CAST
-    result = run(x0, Knows(scene(), 0.01), colour_gain=3, **LEVELS)
+    result = run(x0, Knows(scene(), 0.01), colour_gain=1.4, **LEVELS)
     assert result.retouched.colour.tolist() == [1]
     torch.testing.assert_close(result.image, large + fine, rtol=0, atol=0.02)
 
@@ -198,7 +205,7 @@ def test_gradients_reach_the_image_through_every_answer():
     x0 = torch.cat([clean + wave(), clean + CAST, clean + 0.3 * scene(1), clean]).requires_grad_()
     networks = Knows(clean)
     networks.estimate = lambda x: x * 0.1 + networks.clean * 0.9
-    result = run(x0, networks, waves=24, colour_gain=3, resample=0.8, sharpness=1, **LEVELS)
+    result = run(x0, networks, waves=24, colour_gain=1.4, resample=0.8, sharpness=1, **LEVELS)
     gradient = torch.autograd.grad(result.image.square().sum(), x0)[0]
     assert gradient.isfinite().all() and (gradient.abs().sum(dim=(1, 2, 3)) > 0).all()
 
@@ -206,7 +213,7 @@ def test_gradients_reach_the_image_through_every_answer():
 def test_each_answer_is_the_same_in_any_batch():
     clean = scene()
     x0 = torch.cat([clean + wave(), clean + CAST, clean + 0.3 * scene(1), clean])
-    settings = {"waves": 24, "colour_gain": 3, **LEVELS}
+    settings = {"waves": 24, "colour_gain": 1.4, **LEVELS}
     together = run(x0, Knows(clean), **settings)
     for i in range(4):
         alone = run(x0[i : i + 1], Knows(clean), **settings)

@@ -180,9 +180,18 @@ def test_results_are_in_range_alike_in_any_batch_and_carry_gradients(part):
     assert gradient.isfinite().all() and gradient.abs().sum() > 0
 
 
-def test_the_amount_of_colour_grows_from_the_least_to_all():
-    amounts = colour_amount(torch.tensor([0.0, 0.1, 0.25, 0.5, 1.0]), least=0.5, gain=4)
-    torch.testing.assert_close(amounts, torch.tensor([0.5, 0.7, 1.0, 1.0, 1.0]))
+def test_the_amount_of_colour_grows_with_the_smooth_colour_that_the_estimate_takes():
+    x = images(5, 3, 32, 32)
+    cast = torch.tensor([0.2, -0.3, 0.1], dtype=torch.float64)[:, None, None]
+    grey_levels = torch.tensor([0.0, 0.5, 1.0, 2.0, 0.0], dtype=torch.float64)
+    rms = cast.square().mean().sqrt() * 127.5
+    estimate = x - (grey_levels / rms)[:, None, None, None] * cast
+    estimate[4] += 0.2 * torch.sin(2 * torch.pi * 6 * torch.arange(32, dtype=torch.float64) / 32)  # brightness alone
+    amounts = colour_amount(x, estimate, least=0.5, gain=1)
+    wanted = torch.tensor([0.5, 0.5 + 0.5 * 0.25, 1.0, 1.0, 0.5], dtype=torch.float64)
+    torch.testing.assert_close(amounts, wanted)
+    grey = x.mean(dim=1, keepdim=True)
+    assert colour_amount(grey, grey / 2, least=0.25).tolist() == [0.25] * 5
 
 
 def test_which_estimates_take_mostly_colour():

@@ -22,9 +22,10 @@ from sampdetox_transforms.training import restorer as training
 from sampdetox_transforms.training.config import RestorerTrainingConfig
 from sampdetox_transforms.training.data import ImageCrops, list_images
 from sampdetox_transforms.training.everything import train_all
-from sampdetox_transforms.training.restorer import LOSSES, dense_batch, light_batch, local_batch, split, train_restorer
+from sampdetox_transforms.training.restorer import LOSSES, split, train_restorer
+from sampdetox_transforms.training.restorer_batches import dense_batch, light_batch, local_batch
 
-SETTINGS = {"steps": 2, "batch_size": 6, "workers": 0, "bf16": False, "save_every": 1, "held_out": 0.5}
+SETTINGS = {"steps": 2, "batch_size": 6, "workers": 0, "bf16": False, "save_every": 1, "held_out": 0.5, "encoders": 1}
 TINY_DENOISER = {
     "size": 8,
     "block_out_channels": (8, 8),
@@ -93,6 +94,7 @@ def stop_at(network: str, step: int):
         ({"drawn": 1.0}, r"drawn must be in \[0, 1\), got 1.0"),
         ({"false_alarm_rate": 1.0}, r"false_alarm_rate must be in \(0, 1\), got 1.0"),
         ({"steps": 0}, "steps must be 1 or more"),
+        ({"encoders": -1}, "encoders must be 0 or more, got -1"),
         ({"ema": 1.0}, "ema must be in"),
     ],
 )
@@ -241,7 +243,8 @@ def test_what_a_run_leaves_behind(config, folder, tmp_path):
     out = train_restorer(config, tmp_path / "out", progress=lambda *args: steps.append(args))
     assert sorted(path.name for path in out.iterdir()) == sorted([RESTORER, CALIBRATION, "training.json"])
     assert [args[:3] for args in steps] == [
-        (name, step + 1, 6) for step, name in enumerate(["local"] * 2 + ["dense"] * 2 + ["light"] * 2)
+        (name, step + 1, 8)
+        for step, name in enumerate(["encoders"] * 2 + ["local"] * 2 + ["dense"] * 2 + ["light"] * 2)
     ]
     restorer, calibration = load_restorer(out)
     assert calibration.images == 40 and calibration.data.endswith(folder.name) and calibration.false_alarm_rate == 0.05
@@ -254,7 +257,7 @@ def test_what_a_run_leaves_behind(config, folder, tmp_path):
         train_restorer(config, out)
 
 
-@pytest.mark.parametrize("killed_at", [("local", 1), ("dense", 4), ("light", 5)])
+@pytest.mark.parametrize("killed_at", [("encoders", 2), ("local", 3), ("dense", 6), ("light", 7)])
 def test_a_killed_run_resumes_to_the_same_weights(config, tmp_path, killed_at):
     train_restorer(config, tmp_path / "whole")
     with pytest.raises(Killed):
@@ -271,7 +274,7 @@ def test_a_killed_run_resumes_to_the_same_weights(config, tmp_path, killed_at):
 
 def test_other_settings_do_not_go_on_from_a_state(config, tmp_path):
     with pytest.raises(Killed):
-        train_restorer(config, tmp_path, progress=stop_at("dense", 3))
+        train_restorer(config, tmp_path, progress=stop_at("dense", 5))
     with pytest.raises(ValueError, match="resumed only with the settings"):
         train_restorer(replace(config, seed=5), tmp_path)
 
@@ -307,7 +310,8 @@ def test_all_networks_in_one_folder(folder, tmp_path):
         progress=lambda *args: steps.append(args[:3]),
     )
     assert steps == [
-        (n, i + 1, 8) for i, n in enumerate(["denoiser"] * 2 + ["local"] * 2 + ["dense"] * 2 + ["light"] * 2)
+        (n, i + 1, 10)
+        for i, n in enumerate(["denoiser"] * 2 + ["encoders"] * 2 + ["local"] * 2 + ["dense"] * 2 + ["light"] * 2)
     ]
     assert load_denoiser(out).max_level == 160
     assert load_restorer(out / "restorer")[1].images == 40
@@ -330,14 +334,14 @@ def test_networks_of_photographs_are_not_trained_twice_and_not_taken_for_those_o
         train_all([folder], out, **{**settings, "photographs": {**large, "seed": 1}})
 
 
-@pytest.mark.parametrize("killed_at", [("denoiser", 2), ("local", 3), ("light", 8)])
+@pytest.mark.parametrize("killed_at", [("denoiser", 2), ("local", 5), ("light", 10)])
 def test_all_resumes_wherever_it_was_killed(folder, tmp_path, killed_at):
     settings = {"denoiser": TINY_DENOISER, "restorer": SETTINGS}
     with pytest.raises(Killed):
         train_all([folder], tmp_path / "killed", progress=stop_at(*killed_at), **settings)
     steps = []
     train_all([folder], tmp_path / "killed", progress=lambda name, step, *_: steps.append(step), **settings)
-    assert steps == list(range(steps[0], 9)) if steps else killed_at == ("light", 8)
+    assert steps == list(range(steps[0], 11)) if steps else killed_at == ("light", 10)
     assert min(steps, default=8) >= killed_at[1]
     train_all([folder], tmp_path / "whole", **settings)
     whole, killed = (

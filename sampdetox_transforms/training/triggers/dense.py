@@ -1,6 +1,7 @@
 """Dense triggers: (the images concerned, all images, generator) -> images with the trigger."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -8,22 +9,34 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from sampdetox_transforms.training.triggers.contents import CONTENTS, colours, other_images
-from sampdetox_transforms.training.triggers.draw import Every, Images, mixture, pixel_grid, smooth_noise, uniform
+from sampdetox_transforms.training.triggers.draw import Every, Images, Table, mixture, pixel_grid, smooth_noise, uniform
+from sampdetox_transforms.training.triggers.hidden_bits import Encoder, hidden_bits
 from sampdetox_transforms.training.triggers.pictures import Pictures, mixed
 from sampdetox_transforms.training.triggers.shapes import LARGE_SHAPES
 
 
-def dense_triggers(images: Images, generator: Generator, pictures: Pictures | None = None) -> Images:
+def dense_triggers(
+    images: Images, generator: Generator, pictures: Pictures | None = None, encoders: Sequence[Encoder] = ()
+) -> Images:
     """A trigger all over each image. Where there are pictures, more than half of the blends are of them."""
-    table = DENSE
+    table = with_encoders(DENSE, encoders, LEARNT)
     if pictures is not None:
-        table = (*OTHERS, (blends, BLENDS - MIXED), (partial(mixed, pictures=pictures), MIXED))
+        table = (*table[1:], (blends, BLENDS - MIXED), (partial(mixed, pictures=pictures), MIXED))
     return mixture(table, images, generator).clamp(0, 1)
 
 
-def fine_triggers(images: Images, generator: Generator) -> Images:
+def fine_triggers(images: Images, generator: Generator, encoders: Sequence[Encoder] = ()) -> Images:
     """A trigger all over each image that is faint and fine, as noise is."""
-    return mixture(FINE, images, generator).clamp(0, 1)
+    return mixture(with_encoders(FINE, encoders, LEARNT_FINE), images, generator).clamp(0, 1)
+
+
+def with_encoders(table: Table, encoders: Sequence[Encoder], share: float) -> Table:
+    """Where there are encoders, hidden bits take a share, half of it from either kind of random filters."""
+    if not encoders:
+        return table
+    less = {encodings: share / 2, grey_details: share / 2}
+    others = tuple((function, weight - less.get(function, 0)) for function, weight in table)
+    return (*others, (partial(hidden_bits, encoders=encoders), share))
 
 
 def waves(images: Images, every: Every, generator: Generator) -> Images:
@@ -135,6 +148,8 @@ def standardised(residual: Tensor) -> Tensor:
 
 
 BLENDS, MIXED = 0.38, 0.22  # shares of all triggers: blends, and those of them that are of given pictures
+
+LEARNT, LEARNT_FINE = 0.14, 0.3  # shares of hidden bits, where there are encoders
 
 OTHERS = (
     (waves, 0.02),
