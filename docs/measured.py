@@ -27,7 +27,7 @@ LARGE = (f"{FOLDER}/restorer/photographs.safetensors",)
 DEFAULT, FIELD = "sampdetox_transforms/method/restore.py", "^    {names}: [A-Za-z0-9 |]+ = "
 # Settings that change small images alone, and not what is taken out of them to be compared with what others lose; and
 # the results that they do not date, beside those of large images.
-OF_SMALL, COMPARED = ("t1_doubt",), ("shared-relabel", "shared-trigger-kinds")
+OF_SMALL, COMPARED = ("t1_doubt", "colour_gain"), ("shared-relabel", "shared-trigger-kinds")
 OF_LARGE = ("t1_large",)  # settings that change large images alone
 OF_DENOISER = {"ablation", "bundled", "bundled-ddpm", "bundled-train", "levels", "levels-t1", "samplers", "strides"}
 WEIGHTS = {f"gtsrb-{name}": DENOISER for name in OF_DENOISER | {"transformations", "robustness"}}

@@ -106,7 +106,7 @@ class Restore:
     dense_gain: float = 2.0
     t2_light: float | None = 20
     colour: float = 0.0
-    colour_gain: float = 1.4
+    colour_gain: float = 1.6
     waves: float = 16.0
     jitter: float = 0.12
     resample: float = 1.0

@@ -45,7 +45,7 @@ def smooth_colour(x: Float[Tensor, "b c h w"], sigma: float = 8.0) -> Float[Tens
 
 
 def colour_amount(
-    x: Float[Tensor, "b c h w"], estimate: Float[Tensor, "b c h w"] | None, least: float = 0.0, gain: float = 1.4
+    x: Float[Tensor, "b c h w"], estimate: Float[Tensor, "b c h w"] | None, least: float = 0.0, gain: float = 1.6
 ) -> Float[Tensor, " b"]:
     """How much of its smooth colour each image loses: ``least``, and all where the estimate takes much of it.
 

@@ -27,8 +27,8 @@ RESTORER_FOLDER = Path(__file__).parent / "weights" / "restorer"
 RESTORER, CALIBRATION = "restorer.safetensors", "calibration.json"
 
 RESTORER_SHA256 = {
-    RESTORER: "1f95d0370eb9def82cd8b6941c8ee5fd8f572ee23286b2bd101aed2b83ccd7e0",
-    CALIBRATION: "b92f440a987723030a1897004bd3e27192fa80de79f8bccd763679e3021d1cb4",
+    RESTORER: "333b6ec2e273c7edc8ddbb44682ae96771137889fbaefd091b0135b8ac280188",
+    CALIBRATION: "e542ec3f859781c9c700a135d8a7c13ddf3f5d2901b581f5a088bf77c939328b",
 }
 
 MAX_POINTS = 100_000  # of a table of quantiles; ``calibrate`` makes 401

@@ -62,7 +62,7 @@ CANDIDATES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
         "false_alarm_rate": (0.01, 0.02, 0.05),
         "t1": (0.0, 6.0, 12.0, 20.0),
-        "colour_gain": (0.0, 0.7, 1.4),
+        "colour_gain": (0.0, 0.8, 1.6),
         "colour": (0.0, 0.25, 0.5, 0.75, 1.0),
         "jitter": (0.0, 0.12),
         "detail": ((1.0, 0.0), (1.0, 0.5), (1.0, 1.0), (0.7, 2.0), (0.6, 3.0)),

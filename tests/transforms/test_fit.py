@@ -60,7 +60,7 @@ def test_a_part_is_raised_as_far_as_the_classifier_stands_it(limits, expected):
     assert result.dose == replace(strongest(), **expected)
 
 
-DEFAULT = Dose(false_alarm_rate=0.05, t1=12, colour_gain=1.4, jitter=0.12)
+DEFAULT = Dose(false_alarm_rate=0.05, t1=12, colour_gain=1.6, jitter=0.12)
 
 
 def test_a_start_within_the_budget_is_raised_and_never_lowered():
