@@ -135,7 +135,7 @@ def images_for_training(images: str, data: Path | None) -> tuple[UInt8[Tensor, "
 
 
 def held_out_images(images: str, data: Path | None, *, whole: bool) -> UInt8[Tensor, "n c h w"]:
-    """Training images that no network of this package has seen; GTSRB whole or cropped."""
+    """Training images that are held out; GTSRB whole or cropped."""
     if images == "cifar10":
         return load_folder("cifar10-lossless/train", data=data)[0][HELD_OUT - 1 :: HELD_OUT]
     return gtsrb_training(whole=whole, held_out=True, data=data)[0]
