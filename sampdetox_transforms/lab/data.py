@@ -96,8 +96,8 @@ def gtsrb_training(
 ) -> tuple[UInt8[Tensor, "n 3 h w"], Int[Tensor, " n"]]:
     """GTSRB's training images, in 8 bits, whole or cropped to the sign: those that are held out, or all others.
 
-    One track of photographs in ``HELD_OUT`` is held out from the networks of this package, but that the last runs of two
-    of them saw a third of its images (docs/notes/hidden-bits.md).
+    One track of photographs in ``HELD_OUT`` is held out. The last runs of two networks saw a third of these images
+    (docs/notes/hidden-bits.md), all others none.
     """
     root = data_path("gtsrb32", data)
     with (root / "train_roi.csv").open() as file:

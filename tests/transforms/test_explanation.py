@@ -146,7 +146,7 @@ def test_lightened_is_in_the_same_unit_for_bytes_and_behind_normalize(tiny):
 
 @pytest.mark.parametrize("lead", [(3,), (1, 3)])
 def test_what_was_done_without_a_network_is_told_of_each_image(tiny, images, lead):
-    preset = Restore(colour=0.25, jitter=0.1, resample=0.8, sharpness=1.5)
+    preset = Restore(colour=0.25, colour_gain=1e-4, jitter=0.1, resample=0.8, sharpness=1.5)
     told = searching(tiny, preset=preset).explain(images.reshape(*lead, 3, 16, 16)).retouched
     assert all(value.shape == lead for value in vars(told).values())
     assert told.colour.flatten()[2] == 1  # a blue image, which the network takes for a red one with a cast
