@@ -5,6 +5,7 @@ import torch
 from samples import Killed, seeded
 
 from sampdetox_transforms.training import encoders as training
+from sampdetox_transforms.training import restorer_batches
 from sampdetox_transforms.training.config import RestorerTrainingConfig
 from sampdetox_transforms.training.encoders import find_encoders, read_encoders
 from sampdetox_transforms.training.triggers import hidden_bits as hb
@@ -74,6 +75,15 @@ def test_encoders_learn_to_hide_what_a_decoder_reads():
     assert not any(p.requires_grad for p in encoder.parameters()) and not encoder.training
 
 
+def test_a_change_costs_something_once_the_bits_are_read(monkeypatch):
+    left = []
+    for readable in (2.0, 0.0):  # never, and from the first step on
+        monkeypatch.setattr(hb, "READABLE", readable)
+        encoder = hb.train_encoder(images, 40, seeded(3))
+        left.append(float(encoder(images(20, seeded(5)), torch.ones(20, hb.BITS)).square().mean()))
+    assert left[1] < 0.9 * left[0]
+
+
 def test_what_a_change_costs():
     x = images(4, seeded())
     flat, detailed, fine = (torch.zeros_like(x) for _ in range(3))
@@ -125,6 +135,18 @@ def test_dense_and_fine_triggers_ask_the_encoders(encoder, monkeypatch):
         asked.clear()
         assert triggers(x, seeded(), encoders=[encoder]).shape == x.shape
         assert low < sum(asked) < high
+
+
+def test_batches_for_dense_triggers_and_for_the_light_denoiser_ask_the_encoders(encoder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Encoder, "forward", lambda self, images, bits: asked.append(len(images)) or 0 * images)
+    monkeypatch.setattr(
+        restorer_batches, "draw", lambda crops, n, generator, drawn: (torch.rand(n, 3, 8, 8), torch.zeros(n, 1, 1, 1))
+    )
+    for make in (restorer_batches.dense_batch, restorer_batches.light_batch):
+        asked.clear()
+        make(None, 120, seeded(), encoders=[encoder])
+        assert sum(asked) > 3
 
 
 def test_a_killed_run_goes_on_to_the_same_encoders(tmp_path):
