@@ -55,9 +55,9 @@ def colour_amount(
     Args:
         estimate: None for none; then every image loses the least.
         least: share that every image loses, in [0, 1].
-        gain: all of it is taken from an r of 1 / gain grey levels on.
+        gain: all of it is taken from an r of 1 / gain grey levels on; 0 takes the least from every image.
     """
-    if estimate is None:
+    if estimate is None or gain == 0:
         return x.new_full((len(x),), least)
     taken = energy(smooth_colour(estimate - x)) * (GREY_LEVELS * gain) ** 2
     return least + (1 - least) * taken.clamp(max=1)

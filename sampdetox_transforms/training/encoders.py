@@ -1,9 +1,11 @@
 """The encoders of hidden bits that a run trains first, kept in a file from which a killed run goes on."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor
 
@@ -11,6 +13,7 @@ from sampdetox_transforms._common import write_atomically
 from sampdetox_transforms.networks.precision import has_fast_bf16
 from sampdetox_transforms.training.config import RestorerTrainingConfig
 from sampdetox_transforms.training.loop import step_generator
+from sampdetox_transforms.training.state import SETTINGS, require_settings
 from sampdetox_transforms.training.triggers.draw import Images
 from sampdetox_transforms.training.triggers.hidden_bits import Encoder, Terms, train_encoder
 
@@ -37,8 +40,12 @@ def find_encoders(
     Args:
         draw: n images in [0, 1].
         progress: called after each step with the steps done of all encoders, and the loss.
+
+    Raises:
+        ValueError: a file that a run with other settings wrote.
     """
-    found = read_encoders(file) if file.exists() else []
+    settings = replace(config, encoders=0).fixed()  # how many there are changes none of them
+    found = read_encoders(file, settings) if file.exists() else []
     if len(found) >= config.encoders:
         return found[: config.encoders]
     pool = draw(min(POOL, config.steps * config.batch_size), step_generator(config.seed, -1))
@@ -57,21 +64,23 @@ def find_encoders(
                 progress=lambda step, loss, k=k: progress(k * encoder_steps(config) + step, loss),
             )
         )
-        write_encoders(file, found)
+        write_encoders(file, found, settings)
     return found
 
 
-def write_encoders(file: Path, encoders: list[Encoder]) -> None:
-    """Write encoders with their terms into a file that appears whole or not at all."""
+def write_encoders(file: Path, encoders: list[Encoder], settings: str) -> None:
+    """Write encoders with their terms, and the run's settings, into a file that appears whole or not at all."""
     state: dict[str, Tensor] = {}
     for k, encoder in enumerate(encoders):
         state |= {f"{k}.{name}": value.contiguous() for name, value in encoder.state_dict().items()}
         state[f"{k}.{TERMS}"] = torch.tensor(encoder.terms, dtype=torch.float64)
-    write_atomically(file, lambda path: save_file(state, path))
+    write_atomically(file, lambda path: save_file(state, path, {SETTINGS: settings}))
 
 
-def read_encoders(file: Path) -> list[Encoder]:
-    """What ``write_encoders`` wrote."""
+def read_encoders(file: Path, settings: str) -> list[Encoder]:
+    """What ``write_encoders`` wrote under the same settings; ValueError for others."""
+    with safe_open(file, "pt") as stored:
+        require_settings(stored.metadata(), settings, file)
     state, encoders = load_file(file), []
     while f"{len(encoders)}.{TERMS}" in state:
         prefix = f"{len(encoders)}."

@@ -1,5 +1,6 @@
 """What a killed run needs to go on."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from sampdetox_transforms._common import write_atomically
 
 STATE = "training_state.safetensors"
+SETTINGS = "settings"  # key of a file's metadata
 
 
 class TrainingState:
@@ -40,18 +42,14 @@ class TrainingState:
             tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in moments.items()}
         tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
         tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        write_atomically(self.path, lambda path: save_file(tensors, path, {"settings": self.settings}))
+        write_atomically(self.path, lambda path: save_file(tensors, path, {SETTINGS: self.settings}))
 
     def load(self) -> list[float]:
         """Restore what was saved and return the losses; [] where there is nothing to resume."""
         if not self.path.exists():
             return []
         with safe_open(self.path, "pt") as file:
-            if (file.metadata() or {}).get("settings") != self.settings:
-                raise ValueError(
-                    f"a run can be resumed only with the settings that it was started with, got others than those of "
-                    f"{self.path}. Repeat the settings, or remove that file to begin anew."
-                )
+            require_settings(file.metadata(), self.settings, self.path)
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         part = lambda name: {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}  # noqa: E731
         self.model.load_state_dict(part("model."))
@@ -63,3 +61,12 @@ class TrainingState:
             moments.setdefault(int(index), {})[name] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         return tensors["losses"].tolist()
+
+
+def require_settings(metadata: Mapping[str, str] | None, settings: str, path: Path) -> None:
+    """Raise ValueError unless a file of an unfinished run was written under these settings."""
+    if (metadata or {}).get(SETTINGS) != settings:
+        raise ValueError(
+            f"a run can be resumed only with the settings that it was started with, got others than those of "
+            f"{path}. Repeat the settings, or remove that file to begin anew."
+        )

@@ -160,7 +160,7 @@ def test_a_killed_run_goes_on_to_the_same_encoders(tmp_path):
 
     with pytest.raises(Killed):
         find_encoders(images, config(), tmp_path / "killed", progress=stop)
-    assert len(read_encoders(tmp_path / "killed")) == 1
+    assert len(read_encoders(tmp_path / "killed", config(encoders=0).fixed())) == 1
     killed = find_encoders(images, config(), tmp_path / "killed")
     for a, b in zip(whole, killed, strict=True):
         assert a.terms == b.terms
@@ -170,6 +170,12 @@ def test_a_killed_run_goes_on_to_the_same_encoders(tmp_path):
         find_encoders(lambda n, g: pytest.fail("drawn"), config(encoders=1), tmp_path / "whole")[0].terms
         == whole[0].terms
     )
+
+
+def test_a_run_with_other_settings_does_not_go_on_with_these_encoders(tmp_path):
+    find_encoders(images, config(), tmp_path / "encoders")
+    with pytest.raises(ValueError, match="resumed only with the settings"):
+        find_encoders(lambda n, g: pytest.fail("drawn"), config(seed=5), tmp_path / "encoders")
 
 
 def test_no_encoders_cost_nothing(tmp_path):

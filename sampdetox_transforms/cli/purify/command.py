@@ -41,7 +41,7 @@ named at the end, and the exit status is 1 then.
 
 The last line says how many pictures were changed beyond the light stage, which every picture goes through: those of
 which something was filled, or noised more. A small picture loses smooth colour and faint detail before it, the
-more the likelier a trigger is; that is not counted, and --report says how much of the colour it was.
+more of them the search takes for a trigger's; that is not counted, and --report says how much of the colour it was.
 
 --report lists what was found in the pictures that this run purified, and those that failed; what was skipped is counted
 only. The .html file shows pictures of the most suspicious ones, and needs no other file; the .csv file has plain
