@@ -83,6 +83,17 @@ def flower(short: int, generator: Generator) -> Patch:
     return Patch(values[:3], (values[3:] > 0.5).float())
 
 
+def pasted_photograph(data: str | Path | None) -> Draw:
+    """Another photograph, whole and small: a square with a hard edge."""
+    photographs = cache(lambda: load_kind("imagenet", data=data, size=64).images)
+
+    def draw(short: int, generator: Generator) -> Patch:
+        chosen = int(torch.randint(len(photographs()), (), generator=generator))
+        return opaque(resized(photographs()[chosen], side(short, PICTURE_AREA)))
+
+    return draw
+
+
 def natural_object(data: str | Path | None) -> Draw:
     """The oval middle of another photograph, with an edge that fades over a tenth of its width."""
     photographs = cache(lambda: load_kind("imagenet", data=data, size=64).images)
@@ -153,6 +164,8 @@ def planted_triggers(data: str | Path | None = None) -> Mapping[str, PlantedTrig
         "noise square": PlantedTrigger(somewhere(noise)),
         "checkerboard": PlantedTrigger(somewhere(boards)),
         "drawn picture": PlantedTrigger(somewhere(flower)),
+        "grey square": PlantedTrigger(somewhere(solid(0.5, 0.5, 0.5))),
+        "pasted photograph": PlantedTrigger(somewhere(pasted_photograph(data))),
         "natural object": PlantedTrigger(somewhere(natural_object(data))),
         "two at once": PlantedTrigger(somewhere(white, boards)),
         "adversarial patch": PlantedTrigger(

@@ -60,7 +60,7 @@ def test_none_leaves_images_as_they_are():
     assert plant("none", images).images is images and NAMES[0] == "none"
 
 
-@pytest.mark.parametrize("name", ["natural object", "adversarial patch", "blend"])
+@pytest.mark.parametrize("name", ["natural object", "pasted photograph", "adversarial patch", "blend"])
 def test_what_needs_a_file_says_so(name, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"SAMPDETOX_DATA must hold .*docs/data\.md"):
         plant(name, torch.rand(1, 3, 32, 32), data=tmp_path)
@@ -72,6 +72,10 @@ def test_what_needs_a_file_works_with_the_data(data_with_photographs):
     soft = plant("natural object", images, data=data)
     assert bool(((soft.alpha > 0) & (soft.alpha < 0.5)).any())
     assert 0.03 < float((soft.alpha >= 0.5).float().mean()) < 0.07
+    pasted = plant("pasted photograph", images, data=data)
+    assert set(pasted.alpha.unique().tolist()) == {0, 1} and 0.04 < float(pasted.alpha.mean()) < 0.06
+    inside = pasted.alpha.expand_as(images) == 1
+    assert torch.equal(pasted.images[~inside], images[~inside]) and float(pasted.images[inside].std()) > 0.02
     hard = plant("adversarial patch", images, data=data)
     assert 0.04 < float(hard.alpha.mean()) < 0.06
     assert plant("blend", images, data=data).alpha is None
