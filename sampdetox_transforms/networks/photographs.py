@@ -33,15 +33,15 @@ from sampdetox_transforms.networks.tiles import in_parts
 
 PHOTOGRAPHS, CALIBRATION = "photographs.safetensors", "photographs.json"
 PHOTOGRAPHS_SHA256 = {
-    PHOTOGRAPHS: "41fb7a86b249059f8e9300dcdc4e8fc4c367e203db34c2b82c9c7493485d6004",
-    CALIBRATION: "d146a841417624b424f3217a4b4565addbeeb1ec0e712c2082917b1e28d59146",
+    PHOTOGRAPHS: "d8c21b7a542cd661b0a3d957ff4b58e61399a9c052b1ceb3c4ed1960d4667eb2",
+    CALIBRATION: "4826ceacf288965680e28e40a87c05fa1a476b568e495f167a3612a3a579b499",
 }
 LEAST_SIGMA = 0.01  # of the noise that the restoring network is told of
 
 
 def search_network() -> PhotoUNet:
-    """Image -> the logit of each pixel, and one of the image: 57,000 multiplications and additions a pixel."""
-    return PhotoUNet(3, 1, image_logit=True)
+    """Image -> the logit of each pixel, and one of the image: 81,000 multiplications and additions a pixel."""
+    return PhotoUNet(3, 1, down=(2, 4, 4, 4), up=(2, 2, 1), image_logit=True)
 
 
 def restoring_network() -> PhotoUNet:

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from sampdetox_transforms.method.windows import symmetric_pad
-from sampdetox_transforms.networks.photo_unet import PhotoUNet
+from sampdetox_transforms.networks.photographs import search_network
 from sampdetox_transforms.training.config import PhotoTrainingConfig
 from sampdetox_transforms.training.loop import Progress, silent
 from sampdetox_transforms.training.photo_data import PhotoCrops, finish, whole
@@ -41,7 +41,7 @@ def train_photo_search(
     """Train, or resume, and return ``out``, which gains ``search.safetensors``: the averaged weights, in float16.
 
     Args:
-        network: (b, 3, h, w) in [-1, 1] -> logits of pixels (b, 1, h, w) and of images (b,); a ``PhotoUNet`` if None.
+        network: (b, 3, h, w) in [-1, 1] -> logits of pixels (b, 1, h, w) and of images (b,); ``search_network`` if None.
         progress: called after each step with "search", the steps done, all steps and the loss.
 
     Raises:
@@ -52,7 +52,7 @@ def train_photo_search(
         "search",
         config,
         out,
-        make=lambda: PhotoUNet(3, 1, image_logit=True) if network is None else network,
+        make=lambda: search_network() if network is None else network,
         batch=photo_batch,
         loss=search_loss,
         device=device,

@@ -5,6 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from sampdetox_transforms.networks.photo_unet import PhotoUNet
+from sampdetox_transforms.networks.photographs import restoring_network, search_network
 
 SMALL = {"widths": (8, 16), "down": (1, 2), "up": (1,), "unshuffle": 2}
 
@@ -20,6 +21,11 @@ def test_a_pixel_costs_less_than_60_000_operations():
     assert 57_000 < flops_a_pixel(PhotoUNet(3, 1, image_logit=True)) < 58_000
     assert 61_500 < flops_a_pixel(PhotoUNet(5, 3, conditions=2)) < 62_500
     assert sum(p.numel() for p in PhotoUNet(3, 1, image_logit=True).parameters()) == 2_462_929
+
+
+def test_what_a_pixel_costs_in_the_networks_of_photographs():
+    assert 81_000 < flops_a_pixel(search_network()) < 82_000
+    assert 127_000 < flops_a_pixel(restoring_network()) < 129_000
 
 
 def test_cost_does_not_depend_on_the_size_of_the_image():

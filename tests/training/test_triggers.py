@@ -115,7 +115,7 @@ def test_grey_details_are_grey_fine_and_as_strong_as_the_images_contrast_allows(
 
 
 def test_weights_are_shares():
-    for table in (SHAPES, CONTENTS, DENSE, photographs.SHAPES, photographs.DENSE):
+    for table in (SHAPES, CONTENTS, DENSE, photographs.SHAPES, photographs.CONTENTS, photographs.DENSE):
         assert sum(weight for _, weight in table) == pytest.approx(1)
 
 
@@ -189,3 +189,38 @@ def test_a_fifth_of_dense_triggers_are_of_given_pictures(pictures, monkeypatch):
 def test_pictures_need_images(tmp_path):
     with pytest.raises(ValueError, match="must hold images"):
         Pictures((str(tmp_path),), 32)
+
+
+def test_silhouettes_are_whole_curved_and_of_many_outlines():
+    x = images(200, 64, 64)
+    region = photographs.silhouettes(x, x, seeded())[:, 0] > 0
+    assert len({tuple(r.flatten().tolist()) for r in region}) == 200
+    for mask in region[:40]:
+        rows, columns = mask.nonzero().unbind(1)
+        box = (rows.amax() - rows.amin() + 1) * (columns.amax() - columns.amin() + 1)
+        assert len(rows) < 0.95 * box  # no rectangle
+        grown = torch.zeros_like(mask)
+        grown[rows[0], columns[0]] = True
+        for _ in range(64):
+            grown = dilate(grown[None, None], 1)[0, 0] & mask
+        assert torch.equal(grown, mask)  # in one piece
+
+
+def test_labels_are_what_somebody_drew(monkeypatch):
+    drawn, x = [], images(5, 32, 40)
+
+    def draw(n, side, generator):
+        drawn.append((n, side))
+        return torch.full((n, 3, side, side), 0.25)
+
+    monkeypatch.setattr(photographs, "draw_pictures", draw)
+    assert torch.allclose(photographs.labels(x, x, seeded()), torch.full_like(x, 0.25))
+    assert drawn == [(photographs.LABELS, 32)]
+
+
+def test_greys_are_neither_black_nor_white_nor_coloured():
+    x = images(300, 8, 8)
+    y = photographs.greys(x, x, seeded())
+    assert torch.equal(y, y[:, :1, :1, :1].expand_as(y))
+    level = y[:, 0, 0, 0]
+    assert 0.15 <= float(level.min()) < 0.2 and 0.8 < float(level.max()) <= 0.85

@@ -1,4 +1,4 @@
-"""Triggers on photographs: those on small images, and turned rectangles, large ones, drawings, textures, stickers."""
+"""Triggers on photographs: those on small images, and turned rectangles, silhouettes, pictures, labels, textures."""
 
 from functools import partial
 
@@ -7,6 +7,7 @@ from jaxtyping import Bool
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from sampdetox_transforms.training.drawings import draw_pictures
 from sampdetox_transforms.training.triggers import contents, dense, shapes
 from sampdetox_transforms.training.triggers.contents import colours, other_images
 from sampdetox_transforms.training.triggers.draw import Every, Images, Region, mixture, uniform
@@ -19,6 +20,17 @@ def turned_rectangles(images: Images, every: Every, generator: Generator) -> Reg
     turn = uniform((len(images), 1, 1, 1), -0.8, 0.8, images, generator)
     across, along = v * turn.cos() - u * turn.sin(), v * turn.sin() + u * turn.cos()
     return (torch.maximum(across.abs(), along.abs()) <= 0.8).to(images)
+
+
+def silhouettes(images: Images, every: Every, generator: Generator) -> Region:
+    """Three ellipses that overlap, as the outline of an object: curved, and no simple shape."""
+    v, u = box(images, 4, 13, generator)
+    places = uniform((4, 3, len(images), 1, 1, 1), -1, 1, images, generator)
+    inside = torch.zeros_like(images[:, :1], dtype=torch.bool)
+    for down, along, height, width in places.unbind(1):
+        y, x = (v - 0.45 * down) / (0.55 + 0.25 * height), (u - 0.45 * along) / (0.55 + 0.25 * width)
+        inside |= y**2 + x**2 <= 1
+    return inside.to(images)
 
 
 def drawings(images: Images, every: Every, generator: Generator) -> Images:
@@ -46,6 +58,17 @@ def stickers(images: Images, every: Every, generator: Generator) -> Images:
     return other_images(images, every, generator, 1, 8)
 
 
+def labels(images: Images, every: Every, generator: Generator) -> Images:
+    """Pictures that somebody drew or wrote: emblems, text, lines."""
+    drawn = draw_pictures(LABELS, min(images.shape[-2:]), generator).to(images)
+    return other_images(images, functional.interpolate(drawn, size=images.shape[-2:]), generator, 1, 6)
+
+
+def greys(images: Images, every: Every, generator: Generator) -> Images:
+    """One grey, neither black nor white."""
+    return uniform((len(images), 1, 1, 1), 0.15, 0.85, images, generator).expand_as(images)
+
+
 def soft_edges(
     clean: Images, triggered: Images, region: Bool[Tensor, "n 1 h w"], generator: Generator
 ) -> tuple[Images, Bool[Tensor, "n 1 h w"]]:
@@ -62,6 +85,8 @@ def soft_edges(
     return torch.where(fades, torch.lerp(clean, triggered, soft), triggered), torch.where(fades, soft > 0.4, region)
 
 
+LABELS = 3  # drawn for a batch
+
 SMALL_SHAPES = (
     (partial(rectangles, low=1, high=6), 0.4),
     (partial(shapes_in_boxes, low=2, high=8), 0.5),
@@ -69,20 +94,23 @@ SMALL_SHAPES = (
 )
 
 SHAPES = (
-    *((shape, 0.75 * weight) for shape, weight in shapes.SHAPES),
-    (turned_rectangles, 0.12),
-    (partial(rectangles, low=4, high=14), 0.13),
+    *((shape, 0.7 * weight) for shape, weight in shapes.SHAPES),
+    (turned_rectangles, 0.1),
+    (partial(rectangles, low=4, high=14), 0.12),
+    (silhouettes, 0.08),
 )
 
-CONTENTS = (  # drawn in proportion: they sum to 1.02
-    (contents.solid, 0.38),
-    (contents.two_colours, 0.1),
-    (contents.noise, 0.12),
-    (contents.gradient, 0.06),
-    (contents.sticker, 0.1),
-    (stickers, 0.1),
-    (drawings, 0.08),
-    (textures, 0.08),
+CONTENTS = (
+    (contents.solid, 0.26),
+    (greys, 0.06),
+    (contents.two_colours, 0.08),
+    (contents.noise, 0.09),
+    (contents.gradient, 0.05),
+    (contents.sticker, 0.13),
+    (stickers, 0.16),
+    (drawings, 0.06),
+    (labels, 0.06),
+    (textures, 0.05),
 )
 
 DENSE = (
