@@ -183,7 +183,10 @@ class Restore:
         x0, waves = without_waves(x0, self.waves)
         seen = look(x0, networks, calibration)
         amount = colour_amount(seen.x, seen.answer.image, self.colour, self.colour_gain)
-        start = enlarge(x0, seen.x, self.without_colour(lightened(seen, self.gain), amount))
+        lighter = lightened(seen, self.gain)
+        if self.colour or seen.answer.image is not None:  # else every amount is 0
+            lighter = self.without_colour(lighter, amount)
+        start = enlarge(x0, seen.x, lighter)
         in_doubt = self.level_in_doubt(x0)
         known = torch.zeros_like(seen.alarms[:, 0]) if matched is None else matched
         doubtful = ~(seen.alarms.any(dim=1) | known) & (seen.p_value < DOUBT) & (in_doubt > t1)
@@ -201,7 +204,7 @@ class Restore:
         nothing = mask.new_zeros((len(x0), *mask.shape[1:]))
         ones = torch.ones(len(x0), dtype=torch.float64, device=x0.device)
         return Purified(
-            self.retouched(stage1.index_put((index,), again)),
+            self.retouched(stage1.index_put((index,), again) if len(index) else stage1),
             stage1,
             nothing.double().index_put((index,), level[:, None, None, None].expand(mask.shape)),
             calls,

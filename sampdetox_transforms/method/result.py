@@ -84,6 +84,8 @@ class Purified:
 def joined(parts: Sequence[Any]) -> Any:
     """Results of several batches as one: tensors one after the other, of all else the first."""
     first = parts[0]
+    if len(parts) == 1:  # a large photograph is not copied
+        return first
     if isinstance(first, Tensor):
         return torch.cat(list(parts))
     if isinstance(first, (Purified, Found, Retouched)):

@@ -7,10 +7,9 @@ from torch import Tensor
 
 from sampdetox_transforms.method.samplers import Denoiser
 from sampdetox_transforms.method.schedule import Schedule, scaled
-from sampdetox_transforms.networks.padding import pad_to_multiple
 from sampdetox_transforms.networks.photo_unet import PhotoUNet
 from sampdetox_transforms.networks.pickling import WeightsAsBytes
-from sampdetox_transforms.networks.tiles import in_parts
+from sampdetox_transforms.networks.tiles import of_any_size
 
 SIGMAS = (0.02, 0.25)  # std of the noise that it was trained on, beside [-1, 1]: levels 2 to 75 of the linear schedule
 
@@ -50,9 +49,7 @@ class LightDenoiser(WeightsAsBytes):
         def noise(x: Tensor, sigma: Tensor) -> Tensor:
             return self.network(x, told(sigma))
 
-        multiple = self.network.size_multiple
-        padded, (rows, columns) = pad_to_multiple(x, multiple)
-        return in_parts(noise, padded, sigma, multiple=multiple)[..., rows, columns]
+        return of_any_size(noise, x, sigma, self.network.size_multiple)
 
 
 def told(sigma: Float[Tensor, " b"]) -> Float[Tensor, "b 1"]:

@@ -20,7 +20,6 @@ from sampdetox_transforms.method.calibration import Calibrations
 from sampdetox_transforms.method.schedule import Schedule, scaled
 from sampdetox_transforms.method.search import Answer
 from sampdetox_transforms.method.windows import symmetric_pad
-from sampdetox_transforms.networks.padding import pad_to_multiple
 from sampdetox_transforms.networks.photo_unet import PhotoUNet
 from sampdetox_transforms.networks.push_pull import push_pull
 from sampdetox_transforms.networks.restorer_files import RESTORER_FOLDER, load_calibrations, save_calibrations
@@ -29,7 +28,7 @@ from sampdetox_transforms.networks.safe_files import (
     filled,
     read_state,
 )
-from sampdetox_transforms.networks.tiles import in_parts
+from sampdetox_transforms.networks.tiles import of_any_size
 
 PHOTOGRAPHS, CALIBRATION = "photographs.safetensors", "photographs.json"
 PHOTOGRAPHS_SHA256 = {
@@ -123,9 +122,7 @@ class Photographs(nn.Module):
             return self.restoring(torch.cat([image, image.new_zeros(image[:, :1].shape)], dim=1), told(sigma, dense))
 
         if mask is None:
-            multiple = self.restoring.size_multiple
-            padded, (rows, columns) = pad_to_multiple(image, multiple)
-            image = image + in_parts(change, padded, sigma, multiple=multiple)[..., rows, columns]
+            image = image + of_any_size(change, image, sigma, self.restoring.size_multiple)
         else:  # never large: holes are filled at the size at which they were looked for
             image = image + self.restoring(torch.cat([image, mask.to(image)], dim=1), told(sigma, dense))
         return image.mean(dim=1, keepdim=True) if x.shape[1] == 1 else image

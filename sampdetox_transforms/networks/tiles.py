@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
+from sampdetox_transforms.networks.padding import pad_to_multiple
+
 MAX_SIDE = 512  # pixels
 
 AT_ONCE = 2**19  # pixels of a batch: 512 images of 32 x 32
@@ -56,7 +58,15 @@ def in_parts(
             here = (..., slice(*top), slice(*left))
             total[here] += result.to(x) * weight
             weights[here] += weight
-    return total / weights
+    return total.div_(weights)
+
+
+def of_any_size(
+    network: Network, x: Float[Tensor, "b c h w"], t: Num[Tensor, " b"], multiple: int
+) -> Float[Tensor, "b c h w"]:
+    """``in_parts`` of images of any size: mirrored at their borders up to ``multiple``, and cropped again."""
+    padded, (rows, columns) = pad_to_multiple(x, multiple)
+    return in_parts(network, padded, t, multiple=multiple)[..., rows, columns]
 
 
 def by_batches(network: Network, x: Tensor, t: Tensor, at_once: int) -> Tensor:

@@ -41,7 +41,7 @@ def train_photo_search(
     """Train, or resume, and return ``out``, which gains ``search.safetensors``: the averaged weights, in float16.
 
     Args:
-        network: (b, 3, h, w) in [-1, 1] -> logits of pixels (b, 1, h, w) and of images (b,); ``search_network`` if None.
+        network: (b, 3, h, w) in [-1, 1] -> logits of pixels (b, 1, h, w) and images (b,); ``search_network`` if None.
         progress: called after each step with "search", the steps done, all steps and the loss.
 
     Raises:

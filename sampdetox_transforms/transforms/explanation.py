@@ -82,7 +82,7 @@ def explanation_of(
         image=from_core(result.image, normalisation, inpt, tensor),
         stage1=from_core(result.stage1, normalisation, inpt, tensor),
         timestep_map=shaped(result.timestep_map),
-        sigma_map=shaped(schedule.sigma(result.timestep_map)),
+        sigma_map=shaped(sigmas(schedule, result.timestep_map)),
         network_calls=shaped(result.network_calls, lambda v: v.sum(1)),
         sigma1=result.sigma1,
         sigma2=result.sigma2,
@@ -93,6 +93,14 @@ def explanation_of(
         retouched=retouched,
         level1=None if result.level1 is None else shaped(result.level1),
     )
+
+
+def sigmas(schedule: Schedule, levels: Tensor) -> Tensor:
+    """The std of each pixel's noise: asked once for an image that has one level everywhere, as ``Restore`` gives it."""
+    one = levels[..., :1, :1]
+    if torch.equal(levels, one.expand_as(levels)):
+        return schedule.sigma(one).expand_as(levels).contiguous()
+    return schedule.sigma(levels)
 
 
 def nothing_done(x0: Tensor, settings: Preset, schedule: Schedule, with_trigger: bool) -> Purified:

@@ -202,7 +202,7 @@ def from_core(x: Tensor, normalisation: Normalisation | None, image: Any, tensor
     """The inverse of ``to_core``: shape, range, dtype, device and type of ``image``, whose values ``tensor`` are."""
     x = unit_like(x, tensor, low=-1)
     if tensor.dtype == torch.uint8:
-        x = (x.clamp(0, 1) * 255).round().to(torch.uint8)
+        x = x.clamp(0, 1).mul_(255).round_().to(torch.uint8)
     else:
         x = x.clamp(0, 1)
         if normalisation is not None:

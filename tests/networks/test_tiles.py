@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sampdetox_transforms import SampDetox, load_denoiser
-from sampdetox_transforms.networks.tiles import in_parts, ramp, spans
+from sampdetox_transforms.networks.tiles import in_parts, of_any_size, ramp, spans
 
 quick = settings(deadline=None, max_examples=60, derandomize=True)
 
@@ -33,6 +33,19 @@ def test_pieces_cover_the_side_evenly_and_overlap(length, side, overlap, multipl
     assert len(found) == fewest
     for (_, end), (start, _) in pairwise(found):
         assert end >= start
+
+
+@pytest.mark.parametrize("size", [(1, 1), (16, 24), (17, 30)])
+def test_images_of_any_size_are_mirrored_up_to_a_multiple_and_cropped(size):
+    x, seen = torch.rand(2, 3, *size), []
+
+    def network(x, t):
+        seen.append(tuple(x.shape[-2:]))
+        return x * t[:, None, None, None]
+
+    times = torch.tensor([2.0, 3.0])
+    assert torch.equal(of_any_size(network, x, times, 8), x * times[:, None, None, None])
+    assert seen == [tuple(-(-side // 8) * 8 for side in size)]
 
 
 @pytest.mark.parametrize("size", [(20, 20), (33, 64), (50, 21), (8, 300)])

@@ -8,9 +8,20 @@ from samples import CALIBRATIONS, WhiteIsForeign, flat, patched
 from sampdetox_transforms import SampDetox, Schedule
 from sampdetox_transforms.method.restore import DOUBT, Restore
 from sampdetox_transforms.networks.restorers import Restorers
+from sampdetox_transforms.transforms.explanation import sigmas
 from sampdetox_transforms.transforms.shared_images import purified_by
 
 LINEAR = Schedule.named("linear")
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_the_noise_of_a_level_is_asked_once_where_an_image_has_one(same, monkeypatch):
+    levels, asked = torch.tensor([0.0, 20, 120], dtype=torch.float64)[:, None, None, None].repeat(1, 1, 4, 5), []
+    levels[1, 0, 3, 4] += 0 if same else 1
+    wanted, sigma = LINEAR.sigma(levels), Schedule.sigma
+    monkeypatch.setattr(Schedule, "sigma", lambda self, level: asked.append(level.numel()) or sigma(self, level))
+    found = sigmas(LINEAR, levels)
+    assert torch.equal(found, wanted) and found.is_contiguous() and asked == [3 if same else 60]
 
 
 @pytest.mark.parametrize("lead", [(), (2,), (2, 1)])
