@@ -45,8 +45,7 @@ from sampdetox_transforms.method.authors_code import AuthorsCode
 from sampdetox_transforms.method.calibration import Calibration, Calibrations
 from sampdetox_transforms.method.noise import SeededNoise
 from sampdetox_transforms.method.restore import Restore
-from sampdetox_transforms.networks import photographs as photographs_module
-from sampdetox_transforms.networks import precision
+from sampdetox_transforms.networks import precision, tiles
 from sampdetox_transforms.networks.photographs import Photographs
 from sampdetox_transforms.networks.restorer import Specialists
 from sampdetox_transforms.networks.restorer_files import save_calibrations, save_restorer
@@ -704,7 +703,7 @@ def test_tiles_of_a_photograph_are_the_whole(tiny, photographs, monkeypatch):
     detox.restorer.large.restoring.register_forward_pre_hook(lambda module, args: sizes.append(args[0].shape[-1]))
     tiled = detox(image)
     assert len(sizes) > 1 and 256 < max(sizes) <= 512
-    monkeypatch.setattr(photographs_module, "in_parts", lambda network, x, t, **options: network(x, t))
+    monkeypatch.setattr(tiles, "in_parts", lambda network, x, t, **options: network(x, t))
     sizes.clear()
     whole = detox(image)
     assert sizes == [704]  # a multiple of 16
