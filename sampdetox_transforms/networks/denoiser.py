@@ -8,10 +8,9 @@ from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from sampdetox_transforms.method.schedule import SCHEDULES, Schedule
-from sampdetox_transforms.networks.padding import pad_to_multiple
 from sampdetox_transforms.networks.pickling import WeightsAsBytes
 from sampdetox_transforms.networks.precision import set_precision
-from sampdetox_transforms.networks.tiles import MAX_SIDE, in_parts
+from sampdetox_transforms.networks.tiles import MAX_SIDE, of_any_size
 from sampdetox_transforms.networks.unet_config import UNetConfig, brief
 
 # Attention over more positions would need more than 1 GiB of float32 an image where no fused kernel serves.
@@ -90,9 +89,7 @@ class Denoiser(WeightsAsBytes):
 
     def forward(self, x_t: Float[Tensor, "b c h w"], t: Real[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
         """Predicted noise, shaped like ``x_t``, at timesteps t = level - 1."""
-        padded, (rows, columns) = pad_to_multiple(x_t, self.size_multiple)
-        eps = in_parts(self._predict, padded, t, side=self.largest_side, multiple=self.size_multiple)
-        return eps[..., rows, columns].to(x_t.dtype)
+        return of_any_size(self._predict, x_t, t, self.size_multiple, self.largest_side).to(x_t.dtype)
 
     def _predict(self, x: Tensor, t: Tensor) -> Tensor:
         eps = self.network(x.to(self.dtype, memory_format=torch.channels_last), t)

@@ -62,11 +62,11 @@ def in_parts(
 
 
 def of_any_size(
-    network: Network, x: Float[Tensor, "b c h w"], t: Num[Tensor, " b"], multiple: int
+    network: Network, x: Float[Tensor, "b c h w"], t: Num[Tensor, " b"], multiple: int, side: int = MAX_SIDE
 ) -> Float[Tensor, "b c h w"]:
     """``in_parts`` of images of any size: mirrored at their borders up to ``multiple``, and cropped again."""
     padded, (rows, columns) = pad_to_multiple(x, multiple)
-    return in_parts(network, padded, t, multiple=multiple)[..., rows, columns]
+    return in_parts(network, padded, t, multiple=multiple, side=side)[..., rows, columns]
 
 
 def by_batches(network: Network, x: Tensor, t: Tensor, at_once: int) -> Tensor:

@@ -8,6 +8,7 @@ from contract import pixels
 from safetensors.torch import load_file, save_file
 
 from sampdetox_transforms import WeightsFileError
+from sampdetox_transforms.lab.demo.signs import draw_signs
 from sampdetox_transforms.method.calibration import Calibration, Calibrations
 from sampdetox_transforms.method.search import local_suspicion, shrink
 from sampdetox_transforms.networks import photographs
@@ -110,3 +111,11 @@ def test_a_square_in_a_corner_of_a_small_photograph_is_found():
     view = networks.of_enlarged()
     found = local_suspicion(view.look(shrink(x, view)).local, view.window)
     assert (found > calibrations.medium.thresholds[0]).float().mean() > 0.9
+
+
+def test_signs_that_are_drawn_are_no_triggers():
+    networks, calibrations = load_photographs()
+    view, (signs, _) = networks.of_enlarged(), draw_signs(40, seed=77, size=128)
+    with torch.no_grad():
+        found = local_suspicion(view.look(shrink(signs * 2 - 1, view)).local, view.window)
+    assert (found > calibrations.medium.thresholds[0]).float().mean() <= 0.05

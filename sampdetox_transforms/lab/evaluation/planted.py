@@ -83,25 +83,30 @@ def flower(short: int, generator: Generator) -> Patch:
     return Patch(values[:3], (values[3:] > 0.5).float())
 
 
-def pasted_photograph(data: str | Path | None) -> Draw:
-    """Another photograph, whole and small: a square with a hard edge."""
+def small_photograph(data: str | Path | None) -> Callable[[int, Generator], Float[Tensor, "3 y x"]]:
+    """(pixels a side, generator) -> another photograph, whole and small."""
     photographs = cache(lambda: load_kind("imagenet", data=data, size=64).images)
 
-    def draw(short: int, generator: Generator) -> Patch:
+    def draw(size: int, generator: Generator) -> Tensor:
         chosen = int(torch.randint(len(photographs()), (), generator=generator))
-        return opaque(resized(photographs()[chosen], side(short, PICTURE_AREA)))
+        return resized(photographs()[chosen], size)
 
     return draw
 
 
+def pasted_photograph(data: str | Path | None) -> Draw:
+    """Another photograph, whole and small: a square with a hard edge."""
+    photograph = small_photograph(data)
+    return lambda short, generator: opaque(photograph(side(short, PICTURE_AREA), generator))
+
+
 def natural_object(data: str | Path | None) -> Draw:
     """The oval middle of another photograph, with an edge that fades over a tenth of its width."""
-    photographs = cache(lambda: load_kind("imagenet", data=data, size=64).images)
+    photograph = small_photograph(data)
 
     def draw(short: int, generator: Generator) -> Patch:
         size = side(short, PICTURE_AREA * 4 / torch.pi)
-        chosen = int(torch.randint(len(photographs()), (), generator=generator))
-        pixels = resized(photographs()[chosen], size)
+        pixels = photograph(size, generator)
         place = (torch.arange(size) + 0.5) / size * 2 - 1
         distance = (place[:, None] ** 2 + place**2).sqrt()
         return Patch(pixels, ((1.05 - distance) / 0.2).clamp(0, 1)[None])
