@@ -28,6 +28,23 @@ def test_an_image_without_a_trigger_is_left_as_stage_1_made_it():
     assert result.network_calls.tolist() == [3, 3, 3]
 
 
+@pytest.mark.parametrize(
+    ("estimates", "colour", "colour_gain", "taken"),
+    [(True, 0, 1.6, 1), (True, 0, 0, 0), (True, 0.25, 0, 0.25), (False, 0.5, 1.6, 0.5), (False, 0, 1.6, 0)],
+)
+def test_an_image_that_is_not_flagged_loses_as_much_colour_as_is_told(estimates, colour, colour_gain, taken):
+    class Networks(WhiteIsForeign):
+        def look(self, x):
+            answer = super().look(x)
+            return answer if estimates else answer._replace(image=None)
+
+    x0 = flat(0.3, 0.1, -0.1)
+    result = as_it_is(x0, Networks(), colour=colour, colour_gain=colour_gain)
+    grey = x0.mean(dim=1, keepdim=True)
+    torch.testing.assert_close(result.image, grey + (1 - taken) * (x0 - grey))
+    assert result.retouched.colour.tolist() == [taken]
+
+
 def test_a_patch_is_filled_and_the_rest_stays():
     x0 = torch.cat([flat(0, 0, 0), patched(flat(0, 0, 0))])
     result = as_it_is(x0, WhiteIsForeign())
